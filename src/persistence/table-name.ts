@@ -1,0 +1,12 @@
+/** Quotes an SQL identifier (PostgreSQL manual, 4.1.1): the only thing that is ever spliced into a statement. */
+export function quoteIdentifier(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`;
+}
+
+/** The table's name as it goes into SQL text; without a schema it follows the connection's `search_path`. */
+export function tableName(table: string, schema?: string): string {
+  return schema === undefined ? quoteIdentifier(table) : `${quoteIdentifier(schema)}.${quoteIdentifier(table)}`;
+}
+
+/** The table of keys and recorded responses. */
+export const KEYS_TABLE = 'idempotency_keys';
