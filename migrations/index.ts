@@ -1,0 +1,39 @@
+import type { Migration } from '../src/persistence/migration-runner.js';
+import { CreateIdempotencyKeys1763683200000 } from './1763683200000-create-idempotency-keys.js';
+
+export type IdempotencyMigration = new (schema?: string) => Migration;
+
+/**
+ * The migrations of the library's table, in the DataSource's own schema, oldest first.
+ *
+ * @example
+ * new DataSource({ ..., migrations: [...idempotencyMigrations, ...yours] })
+ */
+export const idempotencyMigrations: IdempotencyMigration[] = [CreateIdempotencyKeys1763683200000];
+
+/**
+ * The same for the module's `schema` option: the table goes into `schema`, which is created when it is missing.
+ *
+ * TypeORM knows a migration by its name alone. Here the name carries the schema, so that a DataSource can have several,
+ * and so that naming a schema later makes the table there instead of passing for done.
+ *
+ * @example
+ * new DataSource({ ..., migrations: [...idempotencyMigrationsIn('infra'), ...yours] })
+ */
+export function idempotencyMigrationsIn(schema: string): IdempotencyMigration[] {
+  return idempotencyMigrations.map(
+    (Migration) =>
+      class extends Migration {
+        override readonly name = nameIn(schema, new Migration().name);
+
+        constructor() {
+          super(schema);
+        }
+      },
+  );
+}
+
+/** `Create1763683200000` in `infra` is `Create_infra_1763683200000`: the timestamp has to stay last. */
+function nameIn(schema: string, name: string): string {
+  return name.replace(/\d{13}$/, (timestamp) => `_${schema}_${timestamp}`);
+}

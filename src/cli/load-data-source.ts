@@ -1,0 +1,62 @@
+import { access } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { DataSource } from 'typeorm';
+import { UsageError } from './usage-error.js';
+
+/** Imports the user's module and finds the one DataSource in it, exported as default or by any name. */
+export async function loadDataSource(file: string): Promise<DataSource> {
+  const path = resolve(file);
+  await access(path).catch((cause: unknown) => {
+    throw new UsageError(`--data-source: there is no file ${path}.`, { cause });
+  });
+
+  const [found, ...others] = await dataSourcesOf(await importModule(path));
+  if (found === undefined) {
+    throw new UsageError(`--data-source: ${file} exports no TypeORM DataSource. Export the instance, by any name.`);
+  }
+  if (others.length > 0) {
+    throw new UsageError(`--data-source: ${file} exports several DataSources. Name a module that exports one.`);
+  }
+  return found;
+}
+
+async function importModule(path: string): Promise<Record<string, unknown>> {
+  try {
+    return (await import(pathToFileURL(path).href)) as Record<string, unknown>;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ERR_UNKNOWN_FILE_EXTENSION') {
+      throw new UsageError(
+        `--data-source: this Node.js cannot load ${path}. Name the compiled .js file, or preload a TypeScript loader:` +
+          ` NODE_OPTIONS='--import @swc-node/register/esm-register'.`,
+        { cause: error },
+      );
+    }
+    throw new Error(
+      `--data-source: ${path} failed to load: ${error instanceof Error ? error.message : String(error)}`,
+      {
+        cause: error,
+      },
+    );
+  }
+}
+
+/** A Set, since a CommonJS module shows its exports twice: by name, and once more inside `default`. */
+async function dataSourcesOf(module: Record<string, unknown>): Promise<Set<DataSource>> {
+  const exported = Object.values(module);
+  const inDefault = typeof module.default === 'object' && module.default !== null ? Object.values(module.default) : [];
+  const values = await Promise.all([...exported, ...inDefault]);
+  return new Set(values.filter(isDataSource));
+}
+
+/** By its shape: the application may resolve another copy of TypeORM than we do, where `instanceof` is always false. */
+function isDataSource(value: unknown): value is DataSource {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    'initialize' in value &&
+    typeof value.initialize === 'function' &&
+    'options' in value &&
+    typeof value.options === 'object'
+  );
+}

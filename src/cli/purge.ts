@@ -1,0 +1,27 @@
+import { DEFAULT_OPTIONS } from '../idempotency.options.js';
+import { dataSourceSchema } from '../persistence/data-source-schema.js';
+import { KeyStore } from '../persistence/key-store.js';
+import { print, type CommandContext } from './command.js';
+import { ProgressBar } from './progress-bar.js';
+
+/** Batch by batch until one is short: each is its own transaction, so that an interrupted purge keeps what it did. */
+export async function purge({ dataSource, schema, batchSize: given }: CommandContext): Promise<void> {
+  const batchSize = given ?? DEFAULT_OPTIONS.purge.batchSize;
+  const store = new KeyStore(schema ?? dataSourceSchema(dataSource));
+  const bar = new ProgressBar(process.stderr, await store.countExpired(dataSource));
+
+  let deleted = 0;
+  let batch;
+  try {
+    do {
+      bar.update(deleted);
+      batch = await store.purgeBatch(dataSource, batchSize);
+      deleted += batch.deleted;
+    } while (batch.deleted === batchSize);
+  } finally {
+    bar.clear();
+  }
+
+  print(`deleted ${deleted} expired ${deleted === 1 ? 'key' : 'keys'}`);
+  if (batch.locked) print('stopped there: another purge is at work');
+}

@@ -1,0 +1,48 @@
+import { createRequire } from 'node:module';
+import { readArguments } from './arguments.js';
+import { print, type Command } from './command.js';
+import { connect } from './connect.js';
+import { HELP } from './help.js';
+import { migrationRevert } from './migration-revert.js';
+import { migrationRun } from './migration-run.js';
+import { migrationShow } from './migration-show.js';
+import { migrationSql } from './migration-sql.js';
+import { purge } from './purge.js';
+import { UsageError } from './usage-error.js';
+
+const COMMANDS = new Map<string, Command>([
+  ['migration:run', migrationRun],
+  ['migration:revert', migrationRevert],
+  ['migration:show', migrationShow],
+  ['migration:sql', migrationSql],
+  ['purge', purge],
+]);
+
+/** Does what the command line asks for. Everything that is wrong with it is found before anything is connected to. */
+export async function runCommand(argv: string[]): Promise<void> {
+  const args = readArguments(argv);
+  if (args.help) return print(HELP);
+  if (args.version) return print(version());
+
+  const command = COMMANDS.get(args.command ?? '');
+  if (command === undefined) {
+    const problem = args.command === undefined ? 'No command.' : 'Unknown command.';
+    throw new UsageError(`${problem} There are: ${[...COMMANDS.keys()].join(', ')}.`);
+  }
+  if (args.batchSize !== undefined && command !== purge) {
+    throw new UsageError('--batch-size is an option of purge alone.');
+  }
+
+  const dataSource = await connect(args);
+  try {
+    await command({ dataSource, schema: args.schema, batchSize: args.batchSize });
+  } finally {
+    await dataSource.destroy();
+  }
+}
+
+/** By the package's own name: this file is at another depth in src than in dist. */
+function version(): string {
+  const require = createRequire(import.meta.url);
+  return (require('nestjs-idempotency/package.json') as { version: string }).version;
+}

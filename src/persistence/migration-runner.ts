@@ -1,0 +1,19 @@
+import type { DataSource, MigrationInterface } from 'typeorm';
+
+/**
+ * What our migrations need of TypeORM's `QueryRunner`, and no more: so that `migration:sql` can pass in one that writes
+ * statements down instead of running them.
+ */
+export interface MigrationRunner {
+  readonly dataSource: DataSource;
+  query(sql: string, parameters?: unknown[]): Promise<unknown>;
+  hasSchema(schema: string): Promise<boolean>;
+}
+
+/** A migration that TypeORM can run, and {@link MigrationRunner} too. */
+export interface Migration extends MigrationInterface {
+  /** As it is recorded: TypeORM wants it to end in the 13 digits of a JavaScript time. */
+  readonly name: string;
+  up(runner: MigrationRunner): Promise<void>;
+  down(runner: MigrationRunner): Promise<void>;
+}

@@ -1,0 +1,31 @@
+import type { DataSource } from 'typeorm';
+import type { MigrationRunner } from './migration-runner.js';
+
+/** Stands in for the query runner of a migration: keeps the statements, with their values written out, and runs none. */
+export class StatementRecorder implements MigrationRunner {
+  readonly statements: string[] = [];
+
+  constructor(private readonly runner: MigrationRunner) {}
+
+  get dataSource(): DataSource {
+    return this.runner.dataSource;
+  }
+
+  async query(sql: string, parameters: unknown[] = []): Promise<void> {
+    // What is quoted stays as it is: it may hold a dollar sign of its own.
+    const statement = sql.replaceAll(/"[^"]*"|'[^']*'|\$(\d+)/g, (match, n?: string) =>
+      n === undefined ? match : quoteLiteral(String(parameters[Number(n) - 1])),
+    );
+    this.statements.push(statement.trim());
+  }
+
+  /** A question, not a statement: only the database can answer it. */
+  async hasSchema(schema: string): Promise<boolean> {
+    return this.runner.hasSchema(schema);
+  }
+}
+
+/** For text that is read before it is run: what runs here is always bound. */
+function quoteLiteral(text: string): string {
+  return `'${text.replaceAll("'", "''")}'`;
+}

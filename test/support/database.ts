@@ -1,0 +1,62 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { Client, type DatabaseError } from 'pg';
+
+export interface TestDatabase {
+  url: string;
+  name: string;
+  /** Ends all connections to it. */
+  drop(): Promise<void>;
+}
+
+/** "source database is being accessed by other users": somebody looks at the template, or a maintenance worker does. */
+const OBJECT_IN_USE = '55006';
+
+/** A database of the caller's own, with the library's migrations applied. */
+export async function createTestDatabase(): Promise<TestDatabase> {
+  const name = `idempotency_test_${randomUUID().replaceAll('-', '')}`;
+  await onServer((client) => copyTemplate(client, name, performance.now() + 10_000));
+  return {
+    name,
+    url: databaseUrl(serverUrl(), name),
+    drop: () => onServer((client) => client.query(`drop database if exists ${name} with (force)`)),
+  };
+}
+
+/** The URL of another database on the same server. */
+export function databaseUrl(url: string, name: string): string {
+  const result = new URL(url);
+  result.pathname = name;
+  return result.href;
+}
+
+async function copyTemplate(client: Client, name: string, deadline: number): Promise<void> {
+  try {
+    await client.query(`create database ${name} template ${environment('TEST_DATABASE_TEMPLATE')}`);
+  } catch (error) {
+    if ((error as DatabaseError).code !== OBJECT_IN_USE || performance.now() > deadline) throw error;
+    await delay(50);
+    await copyTemplate(client, name, deadline);
+  }
+}
+
+async function onServer(work: (client: Client) => Promise<unknown>): Promise<void> {
+  const client = new Client(serverUrl());
+  await client.connect();
+  try {
+    await work(client);
+  } finally {
+    await client.end();
+  }
+}
+
+function serverUrl(): string {
+  return environment('TEST_DATABASE_URL');
+}
+
+function environment(name: string): string {
+  const value = process.env[name];
+  if (!value)
+    throw new Error(`${name} is not set. Run the tests with "npm test", whose global set-up starts a server.`);
+  return value;
+}

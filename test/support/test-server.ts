@@ -1,0 +1,73 @@
+import { randomUUID } from 'node:crypto';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Client } from 'pg';
+import { DataSource } from 'typeorm';
+import { startPostgres, type PostgresServer } from '../../examples/support/postgres-server.js';
+import { idempotencyMigrations } from '../../migrations/index.js';
+import { databaseUrl } from './database.js';
+
+/** Every test connects on its own, and jest runs one worker a core. */
+const MAX_CONNECTIONS = 300;
+
+let ownServer: PostgresServer | undefined;
+let template: { serverUrl: string; name: string } | undefined;
+
+/** Runs once before all tests: the server, and a database with the library's tables that the tests' own are copies of. */
+export async function startTestServer(): Promise<void> {
+  const serverUrl = process.env['DATABASE_URL'] ?? (await startOwnServer()).url;
+  const name = `idempotency_template_${process.pid}`;
+  await onServer(serverUrl, async (client) => {
+    await client.query(`drop database if exists ${name} with (force)`);
+    await client.query(`create database ${name}`);
+  });
+  template = { serverUrl, name };
+
+  const dataSource = await new DataSource({
+    type: 'postgres',
+    url: databaseUrl(serverUrl, name),
+    migrations: idempotencyMigrations,
+  }).initialize();
+  try {
+    await dataSource.runMigrations();
+  } finally {
+    await dataSource.destroy();
+  }
+  process.env['TEST_DATABASE_URL'] = serverUrl;
+  process.env['TEST_DATABASE_TEMPLATE'] = name;
+}
+
+export async function stopTestServer(): Promise<void> {
+  if (ownServer) return ownServer.stop();
+  if (!template) return;
+  const { serverUrl, name } = template;
+  await onServer(serverUrl, (client) => client.query(`drop database if exists ${name} with (force)`));
+}
+
+async function startOwnServer(): Promise<PostgresServer> {
+  ownServer = await startPostgres({
+    dataDir: join(tmpdir(), `nestjs-idempotency-test-${randomUUID()}`),
+    persistent: false,
+    // Nothing in there has to survive a crash of the machine, and the tests run a third faster for it.
+    flags: ['-c', `max_connections=${MAX_CONNECTIONS}`, '-c', 'fsync=off', '-c', 'full_page_writes=off'],
+  });
+  return ownServer;
+}
+
+async function onServer(serverUrl: string, work: (client: Client) => Promise<unknown>): Promise<void> {
+  const client = new Client(serverUrl);
+  try {
+    await client.connect();
+    await work(client);
+  } catch (error) {
+    throw new Error(
+      'The tests cannot use the PostgreSQL server of DATABASE_URL, where they must be able to create databases. ' +
+        'Start one with "docker run --rm -p 5432:5432 -e POSTGRES_PASSWORD=postgres postgres:18" and set ' +
+        'DATABASE_URL=postgres://postgres:postgres@127.0.0.1:5432/postgres, or unset DATABASE_URL: ' +
+        'the tests then start one of their own.',
+      { cause: error },
+    );
+  } finally {
+    await client.end();
+  }
+}
