@@ -1,0 +1,184 @@
+import type { EntityManager } from 'typeorm';
+import { deferred } from './deferred.js';
+import {
+  IdempotencyConflictException,
+  IdempotencyException,
+  IdempotencyStoreUnavailableException,
+  IdempotencyTransactionFailedException,
+} from './idempotency.exceptions.js';
+import type { AmbientTransaction } from './persistence/ambient-transaction.js';
+import {
+  KeyAlreadyRecordedError,
+  type KeyStore,
+  type NewRecord,
+  TransactionEndedByHandlerError,
+} from './persistence/key-store.js';
+import { isDefiniteFailure, isRetryable, SQLSTATE, sqlStateOf } from './persistence/sqlstate.js';
+
+/** What the store keeps of a response. */
+export type RecordableResponse = Pick<NewRecord, 'status' | 'headers' | 'body' | 'bodyBytes'>;
+
+/** Everything of a record that is known before the handler runs. */
+export type ClaimedRequest = Omit<NewRecord, keyof RecordableResponse>;
+
+/**
+ * How a record ended: committed; lost to another request that recorded the key first; or sent without an answer, so
+ * that only a look at the table can tell.
+ */
+export type RecordResult = 'recorded' | 'lost' | 'unanswered';
+
+/** The right, and the transaction, to carry out one request. Ends by exactly one of record, rollBack or abort. */
+export class Claim {
+  private recording = false;
+  private sent = false;
+  /** Once true, the connection may be somebody else's. */
+  private over = false;
+  private readonly aborted = deferred<never>();
+
+  constructor(
+    readonly request: ClaimedRequest,
+    private readonly transaction: AmbientTransaction,
+    private readonly store: KeyStore,
+    /** Called once when the key is free again, or recorded. */
+    private readonly settled: () => void,
+  ) {
+    this.aborted.promise.catch(() => undefined); // an abort is not an error of its own
+  }
+
+  /** Runs the handler so that all it does with the DataSource joins the transaction. */
+  run<T>(work: () => T): T {
+    return this.transaction.run(work);
+  }
+
+  /** True while code runs that the handler started. */
+  get isRunning(): boolean {
+    return this.transaction.transactions.transaction() === this.transaction;
+  }
+
+  createManager(): EntityManager {
+    return this.transaction.createManager();
+  }
+
+  get connectionLost(): boolean {
+    return this.transaction.connection.broken;
+  }
+
+  /** Refuses all further statements of the handler. The key stays claimed, so that an error can be recorded for it. */
+  async undoWrites(): Promise<void> {
+    await this.transaction.refuseFurtherWork();
+  }
+
+  /**
+   * Records the response and commits it with the handler's writes; after {@link undoWrites}, without them.
+   *
+   * @throws IdempotencyException when nothing was committed
+   */
+  async record(response: RecordableResponse): Promise<RecordResult> {
+    const { transaction } = this;
+    const record = { ...this.request, ...response };
+    if (this.over) {
+      throw new IdempotencyStoreUnavailableException('The operation was rolled back before it could be recorded.');
+    }
+    this.recording = true;
+    try {
+      if (transaction.state === 'rolled back') {
+        await this.send(record, true);
+      } else {
+        await Promise.race([transaction.commit(() => this.send(record, false)), this.aborted.promise]);
+      }
+      this.over = true;
+      transaction.connection.release();
+      return 'recorded';
+    } catch (error) {
+      this.over = true;
+      transaction.state = 'rolled back';
+      transaction.connection.destroy(error);
+      return this.explain(error);
+    } finally {
+      this.settled();
+    }
+  }
+
+  /** Undoes all that the handler did in the database, unless the claim has ended; further statements are refused. */
+  async rollBack(): Promise<void> {
+    const { transaction } = this;
+    if (this.over) {
+      return;
+    }
+    this.over = true;
+    const { connection } = transaction;
+    try {
+      await Promise.race([transaction.refuseFurtherWork(), this.aborted.promise]);
+      await Promise.race([this.store.rollback(connection.client), this.aborted.promise]);
+      connection.release();
+    } catch (error) {
+      connection.destroy(error);
+    } finally {
+      this.settled();
+    }
+  }
+
+  /** Ends it at once, whatever the connection is busy with, by closing it. A record under way tells how it ended. */
+  abort(cause: Error): void {
+    const { transaction } = this;
+    if (this.over) {
+      return;
+    }
+    transaction.state = 'rolled back';
+    transaction.connection.destroy(cause);
+    this.aborted.reject(cause);
+    if (!this.recording) {
+      this.over = true;
+      this.settled();
+    }
+  }
+
+  private send(record: NewRecord, undoWrites: boolean): Promise<void> {
+    this.sent = true;
+    return this.store.record(this.transaction.connection.client, record, undoWrites);
+  }
+
+  private explain(error: unknown): RecordResult {
+    if (error instanceof KeyAlreadyRecordedError) {
+      return 'lost';
+    }
+    if (error instanceof IdempotencyException && !this.sent) {
+      throw error;
+    }
+    if (error instanceof TransactionEndedByHandlerError) {
+      throw new IdempotencyTransactionFailedException(
+        'The handler ended the transaction of its request by a statement of its own, so the response could not be recorded with its writes.',
+        { cause: error },
+      );
+    }
+    if (this.sent && !isDefiniteFailure(error)) {
+      return 'unanswered';
+    }
+    throw recordFailure(error);
+  }
+}
+
+/** The answer to a transaction that PostgreSQL refused to commit. */
+function recordFailure(error: unknown): IdempotencyException {
+  const options = { cause: error };
+  const code = sqlStateOf(error);
+  if (isRetryable(error)) {
+    return new IdempotencyConflictException(options);
+  }
+  if (code === SQLSTATE.inFailedSqlTransaction) {
+    return new IdempotencyTransactionFailedException(
+      'A statement of the handler failed and the handler went on: the transaction could only be rolled back. Let the error through, or put the statement that may fail into a DataSource.transaction() of its own.',
+      options,
+    );
+  }
+  if (code?.startsWith('23') || code === 'P0001') {
+    return new IdempotencyTransactionFailedException(
+      'A deferred constraint or trigger refused the writes of the handler when they were to be committed.',
+      options,
+    );
+  }
+  return new IdempotencyStoreUnavailableException(
+    'The response could not be recorded, so the operation was rolled back.',
+    options,
+  );
+}

@@ -1,0 +1,81 @@
+import { createHash } from 'node:crypto';
+import { writeCanonicalJson } from './canonical-json.js';
+import { mediaType, requestTarget, sortedQuery } from './http-request.js';
+import { readRequestBody } from './request-body.js';
+import type { Hash } from 'node:crypto';
+import type { HttpRequest } from './http-request.js';
+
+/**
+ * Version of the algorithm in this file. It is hashed and stored along with every fingerprint, so that a later version
+ * can tell the rows of an earlier one, and compare with them.
+ */
+export const FINGERPRINT_VERSION = 1;
+export type FingerprintVersion = typeof FINGERPRINT_VERSION;
+
+/**
+ * What a retry must repeat, as a SHA-256: method, path, query, media type and body. Headers do not count, and neither
+ * does anything that a client or a proxy may spell in several ways: order of query parameters and JSON members, percent
+ * and JSON escapes, white space, charset and multipart boundary, `Content-Encoding`. Express and Fastify give the same.
+ *
+ * What counts as the body is what the parsers made of it, which is what the handler gets: the two frameworks differ on
+ * brackets in the field names of urlencoded and multipart forms (`a[b]=1`), and so do the fingerprints.
+ *
+ * @param request Express' or Fastify's
+ * @throws UnreadBodyError when the body is not there to be read
+ */
+export async function fingerprintRequest(request: unknown): Promise<Buffer> {
+  const httpRequest = request as HttpRequest;
+  const { path, query } = requestTarget(httpRequest);
+  const type = mediaType(httpRequest.headers['content-type']);
+  const body = await readRequestBody(httpRequest, type);
+  const files = body.kind === 'multipart' ? body.files : [];
+  const hash = hashOf(httpRequest.method, path, [sortedQuery(query), type, body.kind, files]);
+  switch (body.kind) {
+    case 'none':
+      break;
+    case 'bytes':
+      hash.update(body.bytes);
+      break;
+    case 'json':
+      updateWithJson(hash, body.value);
+      break;
+    case 'multipart':
+      updateWithJson(hash, body.fields);
+      break;
+  }
+  return hash.digest();
+}
+
+/**
+ * The fingerprint of what the application's own `fingerprint` resolver returned. The value takes the place of query,
+ * media type and body; method and path count all the same, since the same key on another endpoint is never a retry.
+ *
+ * @param value bytes, or anything that can be written as JSON; order of members does not matter
+ */
+export function fingerprintOf(value: unknown, request: unknown): Buffer {
+  if (value === undefined) {
+    throw new TypeError(
+      'The `fingerprint` resolver returned undefined. Return what a retry must repeat, or null if method and path suffice.',
+    );
+  }
+  const httpRequest = request as HttpRequest;
+  const { path } = requestTarget(httpRequest);
+  const isBytes = value instanceof Uint8Array;
+  const hash = hashOf(httpRequest.method, path, [isBytes ? 'resolved bytes' : 'resolved JSON']);
+  if (isBytes) hash.update(value);
+  else updateWithJson(hash, value);
+  return hash.digest();
+}
+
+/**
+ * A JSON array tells by itself where it ends and where each of its strings does. So nothing that a client sends can
+ * move from one component to the next, and exactly one further component, the body, may follow without a length.
+ */
+function hashOf(method: string, path: string, components: readonly unknown[]): Hash {
+  const head = ['nestjs-idempotency', FINGERPRINT_VERSION, method.toUpperCase(), path, ...components];
+  return createHash('sha256').update(JSON.stringify(head));
+}
+
+function updateWithJson(hash: Hash, value: unknown): void {
+  writeCanonicalJson(value, (chunk) => hash.update(chunk));
+}

@@ -1,0 +1,72 @@
+import type { ExecutionContext } from '@nestjs/common';
+import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import { REPLAYED_HEADER } from '../idempotency.constants.js';
+import type { IdempotencyException } from '../idempotency.exceptions.js';
+import {
+  acceptableTo,
+  applyHeaders,
+  baselineOf,
+  type HeaderBaseline,
+  type HeaderLine,
+  resetHeaders,
+} from './recorded-response.js';
+import { ignoreWrites } from './response-recorder.js';
+
+/** Node's own request and response, below the framework's: Fastify wraps them, Express extends them. */
+export class HttpExchange {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  private readonly frameworkResponse: { raw?: ServerResponse; getHeaders?(): OutgoingHttpHeaders };
+
+  constructor(context: ExecutionContext) {
+    const http = context.switchToHttp();
+    const request = http.getRequest<IncomingMessage & { raw?: IncomingMessage }>();
+    const response = http.getResponse<ServerResponse & { raw?: ServerResponse }>();
+    this.request = request.raw ?? request;
+    this.response = response.raw ?? response;
+    this.frameworkResponse = response;
+  }
+
+  /** The headers the response has so far; Fastify's reply keeps its own until it sends. */
+  baseline(): HeaderBaseline {
+    const { response, frameworkResponse } = this;
+    return baselineOf(
+      response.getHeaders(),
+      frameworkResponse.raw === undefined ? {} : (frameworkResponse.getHeaders?.() ?? {}),
+    );
+  }
+
+  /** Sends a recorded response to this request. What is written to the response afterwards goes nowhere. */
+  replay(recorded: { status: number; headers: HeaderLine[]; body: Buffer }, baseline: HeaderBaseline): void {
+    const { response } = this;
+    const { headers, body } = acceptableTo(this.request.headers, recorded);
+    resetHeaders(response, baseline);
+    applyHeaders(response, headers);
+    response.setHeader(REPLAYED_HEADER, 'true');
+    response.statusCode = recorded.status;
+    response.end(body);
+    ignoreWrites(response);
+  }
+
+  /** Sends a problem document without the help of an exception filter, when the framework has already answered. */
+  sendProblem(exception: IdempotencyException, baseline: HeaderBaseline): void {
+    const { response } = this;
+    resetHeaders(response, baseline);
+    this.announceProblem(exception);
+    response.statusCode = exception.getStatus();
+    response.end(JSON.stringify(exception.getResponse()));
+  }
+
+  /** Puts the headers of a problem onto the response, before an exception filter writes its body. */
+  announceProblem(exception: IdempotencyException): void {
+    const { response } = this;
+    if (response.headersSent) {
+      return;
+    }
+    response.setHeader('Content-Type', 'application/problem+json; charset=utf-8');
+    response.appendHeader('Link', `<${exception.getResponse().type}>; rel="describedby"`);
+    if (exception.retryAfterSeconds !== undefined) {
+      response.setHeader('Retry-After', String(exception.retryAfterSeconds));
+    }
+  }
+}

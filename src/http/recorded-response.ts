@@ -1,0 +1,158 @@
+import type { IncomingHttpHeaders, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import { brotliDecompressSync, gunzipSync, inflateSync } from 'node:zlib';
+import type { ReplayHeaders } from '../idempotency.options.js';
+
+/** A header line; `null` takes away one that the surroundings of the handler had set. */
+export type HeaderLine = [name: string, value: string | null];
+
+/**
+ * Never stored. Hop-by-hop headers and Date belong to one message (RFC 9110, 6.6.1 and 7.6.1); cookies and credentials
+ * to one caller, and a replay may go to another client of the same scope.
+ */
+const NEVER_STORED = new Set([
+  'authorization',
+  'authentication-info',
+  'connection',
+  'date',
+  'keep-alive',
+  'set-cookie',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'www-authenticate',
+]);
+
+/** The headers a response has before the handler runs, by lower-case name: those are each request's own. */
+export type HeaderBaseline = ReadonlyMap<string, string[]>;
+
+/** @param layers headers of the raw response and, on Fastify, those its reply will add to them */
+export function baselineOf(...layers: OutgoingHttpHeaders[]): HeaderBaseline {
+  return new Map(
+    layers.flatMap((headers) =>
+      Object.entries(headers).map(([name, value]): [string, string[]] => [name.toLowerCase(), linesOf(value)]),
+    ),
+  );
+}
+
+/** What is stored of a response's headers: the lines that appeared, changed or went away since the baseline. */
+export function changedHeaders(
+  response: ServerResponse,
+  baseline: HeaderBaseline,
+  { keep = [], drop = [] }: ReplayHeaders = {},
+): HeaderLine[] {
+  const kept = new Set(keep.map((name) => name.toLowerCase()));
+  const dropped = new Set(drop.map((name) => name.toLowerCase()));
+  const isStored = (name: string): boolean =>
+    !dropped.has(name) && (kept.has(name) || !(NEVER_STORED.has(name) || name.startsWith('proxy-')));
+
+  const lines: HeaderLine[] = [];
+  const present = new Set<string>();
+  for (const name of rawHeaderNames(response)) {
+    const key = name.toLowerCase();
+    const values = linesOf(response.getHeader(name));
+    present.add(key);
+    if (isStored(key) && (kept.has(key) || !sameLines(baseline.get(key), values))) {
+      lines.push(...values.map((value): HeaderLine => [name, value]));
+    }
+  }
+  for (const name of baseline.keys()) {
+    if (!present.has(name) && isStored(name)) {
+      lines.push([name, null]);
+    }
+  }
+  return lines;
+}
+
+/** Takes a response back to its baseline. */
+export function resetHeaders(response: ServerResponse, baseline: HeaderBaseline): void {
+  for (const name of response.getHeaderNames()) {
+    if (!baseline.has(name)) {
+      response.removeHeader(name);
+    }
+  }
+  for (const [name, values] of baseline) {
+    if (!sameLines(linesOf(response.getHeader(name)), values)) {
+      setLines(response, name, values);
+    }
+  }
+}
+
+/** Puts stored lines onto a response: each name's lines replace those it has. */
+export function applyHeaders(response: ServerResponse, lines: readonly HeaderLine[]): void {
+  const byName = new Map<string, string[]>();
+  for (const [name, value] of lines) {
+    if (value === null) {
+      response.removeHeader(name);
+    } else {
+      byName.set(name, [...(byName.get(name) ?? []), value]);
+    }
+  }
+  for (const [name, values] of byName) {
+    setLines(response, name, values);
+  }
+}
+
+function setLines(response: ServerResponse, name: string, values: string[]): void {
+  response.setHeader(name, values.length === 1 ? values[0]! : values);
+}
+
+function sameLines(one: string[] | undefined, other: string[]): boolean {
+  return one?.length === other.length && one.every((line, index) => line === other[index]);
+}
+
+/** The names as they go over the wire; Node has the method on every outgoing message, its types on requests only. */
+function rawHeaderNames(response: ServerResponse): string[] {
+  return (response as ServerResponse & { getRawHeaderNames(): string[] }).getRawHeaderNames();
+}
+
+const DECODERS: Record<string, (body: Buffer) => Buffer> = {
+  gzip: gunzipSync,
+  'x-gzip': gunzipSync,
+  deflate: inflateSync,
+  br: brotliDecompressSync,
+};
+
+/**
+ * Undoes a stored Content-Encoding that the retrying client does not accept (RFC 9110, 12.5.3). The ETag goes with it:
+ * it named the encoded bytes.
+ */
+export function acceptableTo(
+  request: IncomingHttpHeaders,
+  recorded: { headers: HeaderLine[]; body: Buffer },
+): { headers: HeaderLine[]; body: Buffer } {
+  const encoding = headerOf(recorded.headers, 'content-encoding')?.toLowerCase();
+  const decode = encoding === undefined ? undefined : DECODERS[encoding];
+  if (encoding === undefined || decode === undefined || accepts(request['accept-encoding'], encoding)) {
+    return recorded;
+  }
+  const body = decode(recorded.body);
+  const own = new Set(['content-encoding', 'content-length', 'etag']);
+  return {
+    headers: [
+      ...recorded.headers.filter(([name]) => !own.has(name.toLowerCase())),
+      ['Content-Length', String(body.length)],
+    ],
+    body,
+  };
+}
+
+export function headerOf(lines: readonly HeaderLine[], name: string): string | undefined {
+  return lines.find((line) => line[0].toLowerCase() === name)?.[1] ?? undefined;
+}
+
+function accepts(acceptEncoding: IncomingHttpHeaders['accept-encoding'], encoding: string): boolean {
+  const offers = new Map(
+    String(acceptEncoding ?? '')
+      .toLowerCase()
+      .split(',')
+      .map((offer): [string, boolean] => {
+        const [coding = '', ...parameters] = offer.split(';').map((part) => part.trim());
+        return [coding, !parameters.some((parameter) => /^q=0(\.0*)?$/.test(parameter))];
+      }),
+  );
+  return offers.get(encoding) ?? offers.get('*') ?? false;
+}
+
+function linesOf(value: OutgoingHttpHeader | undefined): string[] {
+  return value === undefined ? [] : Array.isArray(value) ? value : [String(value)];
+}

@@ -1,0 +1,312 @@
+import type { OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
+import { deferred } from '../deferred.js';
+
+/** The final bytes of a response, before any of them is sent. */
+export interface HeldResponse {
+  status: number;
+  /** All of the body, or null when it grew beyond the cap. */
+  body: Buffer | null;
+  bodyBytes: number;
+  /** True when code of the handler itself wrote it (`@Res()`), rather than the framework with the handler's value. */
+  byHandler: boolean;
+}
+
+interface Options {
+  maxBodyBytes: number;
+  /** Whether the running code was started by the handler. */
+  isHandlersCode: () => boolean;
+  /** Whether the handler has not returned yet. */
+  isHandlerRunning: () => boolean;
+}
+
+type WriteCallback = (error?: Error | null) => void;
+type HeadersArgument = OutgoingHttpHeaders | OutgoingHttpHeader[];
+
+/**
+ * Holds a response back: what the framework or the handler writes to it is kept, and nothing reaches the socket until
+ * it is let go. To its writers it looks like any response, headers sent and ended as they go along.
+ *
+ * The raw `http.ServerResponse` is the one place where every way to answer comes together, under both adapters, after
+ * every interceptor, serializer and exception filter. Its methods are replaced on the object itself, so that what
+ * outer middleware put there before (compression, on-headers) still runs, when the response is let go.
+ */
+export class ResponseRecorder {
+  /** The response's end, or the moment its body outgrew the cap. */
+  readonly settled: Promise<HeldResponse>;
+  private readonly settling = deferred<HeldResponse>();
+
+  private readonly chunks: Buffer[] = [];
+  private readonly callbacks: WriteCallback[] = [];
+  private bodyBytes = 0;
+  private headSent = false;
+  private ended = false;
+  private byHandler = false;
+  private closed = false;
+  private status = 0;
+  private statusMessage = '';
+  private readonly restore: () => void;
+
+  constructor(
+    readonly response: ServerResponse,
+    private readonly options: Options,
+  ) {
+    this.settled = this.settling.promise;
+    const { req } = response;
+    const restoreResponse = replaceProperties(response, this.heldProperties());
+    const restoreRequest = replaceProperties(req, { socket: valueOf(shieldOf(req.socket)) });
+    this.restore = () => {
+      restoreResponse();
+      restoreRequest();
+    };
+  }
+
+  /** Sends what was held; a body that outgrew the cap goes on streaming. */
+  letGo(): void {
+    const { response } = this;
+    this.restore();
+    response.statusCode = this.status;
+    response.statusMessage = this.statusMessage;
+    const body = Buffer.concat(this.chunks);
+    if (this.ended) {
+      // The whole body is at hand: Node adds its length.
+      response.removeHeader('Transfer-Encoding');
+      response.end(body, () => this.callbacks.forEach((callback) => callback()));
+    } else if (response.write(body)) {
+      response.emit('drain'); // its writer was told to wait
+    }
+    this.tellClosed();
+  }
+
+  /** Throws away what was held and lets `send` answer instead. What is written later goes nowhere. */
+  replace(send: (response: ServerResponse) => void): void {
+    const { response } = this;
+    this.restore();
+    response.statusMessage = '';
+    send(response);
+    ignoreWrites(response);
+    this.tellClosed();
+  }
+
+  /** Those who watch for a client that goes away were not told yet. */
+  private tellClosed(): void {
+    if (this.closed) {
+      this.response.destroyed = true;
+      this.response.emit('close');
+    }
+  }
+
+  private heldProperties(): PropertyDescriptorMap {
+    const { response } = this;
+    const setHeader = response.setHeader.bind(response);
+    const guarded = (name: 'setHeader' | 'appendHeader' | 'removeHeader' | 'setHeaders') => {
+      const original = response[name].bind(response) as (...args: unknown[]) => unknown;
+      return valueOf((...args: unknown[]) => {
+        if (this.headSent) {
+          throw Object.assign(new Error('Cannot set headers after they are sent to the client'), {
+            code: 'ERR_HTTP_HEADERS_SENT',
+          });
+        }
+        const result = original(...args);
+        return name === 'removeHeader' ? result : response;
+      });
+    };
+    const emit = response.emit.bind(response);
+    return {
+      setHeader: guarded('setHeader'),
+      setHeaders: guarded('setHeaders'),
+      appendHeader: guarded('appendHeader'),
+      removeHeader: guarded('removeHeader'),
+      writeHead: valueOf((status: number, ...rest: unknown[]) => {
+        const message = typeof rest[0] === 'string' ? rest[0] : undefined;
+        const headers = rest[message === undefined && rest.length < 2 ? 0 : 1] as HeadersArgument | undefined;
+        this.sendHead(() => {
+          response.statusCode = status;
+          response.statusMessage = message ?? response.statusMessage;
+          headerEntries(headers).forEach(([name, value]) => setHeader(name, value));
+        });
+        return response;
+      }),
+      flushHeaders: valueOf(() => this.sendHead()),
+      write: valueOf((chunk: unknown, encoding?: unknown, callback?: unknown) => this.write(chunk, encoding, callback)),
+      end: valueOf((chunk?: unknown, encoding?: unknown, callback?: unknown) => {
+        this.end(chunk, encoding, callback);
+        return response;
+      }),
+      emit: valueOf((event: string | symbol, ...args: unknown[]) => {
+        if (event === 'close') {
+          this.closed = true; // a client that goes away does not cancel the operation
+          return true;
+        }
+        return emit(event, ...args);
+      }),
+      headersSent: { get: () => this.headSent, configurable: true },
+      writableEnded: { get: () => this.ended, configurable: true },
+      finished: { get: () => this.ended, configurable: true },
+      destroyed: { get: () => false, set: () => undefined, configurable: true },
+      closed: { get: () => false, configurable: true },
+    };
+  }
+
+  private sendHead(prepare?: () => void): void {
+    if (this.headSent) {
+      if (prepare !== undefined) {
+        throw Object.assign(new Error('Cannot write headers after they are sent to the client'), {
+          code: 'ERR_HTTP_HEADERS_SENT',
+        });
+      }
+      return;
+    }
+    prepare?.();
+    this.headSent = true;
+    this.byHandler = this.options.isHandlersCode();
+    this.status = this.response.statusCode;
+    this.statusMessage = this.response.statusMessage;
+  }
+
+  private write(chunk: unknown, encoding: unknown, callback: unknown): boolean {
+    if (this.ended) {
+      const error = Object.assign(new Error('write after end'), { code: 'ERR_STREAM_WRITE_AFTER_END' });
+      callBack([encoding, callback], error);
+      return false;
+    }
+    this.sendHead();
+    this.keep(chunk, encoding);
+    callBack([encoding, callback]);
+    // While the handler runs there is no way back: it may wait for this very write before it returns.
+    return this.bodyBytes <= this.options.maxBodyBytes || this.options.isHandlerRunning();
+  }
+
+  private end(chunk: unknown, encoding: unknown, callback: unknown): void {
+    const done = callbackIn([chunk, encoding, callback]);
+    if (done !== undefined) {
+      this.callbacks.push(done);
+    }
+    if (this.ended) {
+      return;
+    }
+    this.sendHead();
+    if (chunk !== null && chunk !== undefined && typeof chunk !== 'function') {
+      this.keep(chunk, encoding);
+    }
+    this.ended = true;
+    this.resolve();
+  }
+
+  private keep(chunk: unknown, encoding: unknown): void {
+    const bytes =
+      typeof chunk === 'string'
+        ? Buffer.from(chunk, typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8')
+        : Buffer.from(chunk as Uint8Array); // a copy: the writer may use its buffer again
+    this.chunks.push(bytes);
+    this.bodyBytes += bytes.length;
+    if (this.bodyBytes > this.options.maxBodyBytes) {
+      this.resolve();
+    }
+  }
+
+  private resolve(): void {
+    const { status, bodyBytes, byHandler } = this;
+    const body = bodyBytes > this.options.maxBodyBytes ? null : Buffer.concat(this.chunks);
+    this.settling.resolve({ status, body, bodyBytes, byHandler });
+  }
+}
+
+/**
+ * Lets everything written to an answered response go nowhere, without a complaint: what outer interceptors and the
+ * framework still do with it, once a replay was sent in their place.
+ */
+export function ignoreWrites(response: ServerResponse): void {
+  const { statusCode } = response;
+  let ended = false;
+  const nothing = valueOf(() => response);
+  replaceProperties(response, {
+    setHeader: nothing,
+    setHeaders: nothing,
+    appendHeader: nothing,
+    removeHeader: nothing,
+    writeHead: nothing,
+    flushHeaders: nothing,
+    write: valueOf((...args: unknown[]) => {
+      callBack(args);
+      return true;
+    }),
+    end: valueOf((...args: unknown[]) => {
+      ended = true;
+      callBack(args);
+      return response;
+    }),
+    statusCode: { get: () => statusCode, set: () => undefined, configurable: true },
+    headersSent: { get: () => ended, configurable: true },
+    writableEnded: { get: () => ended, configurable: true },
+  });
+}
+
+/**
+ * The request's socket as the framework may see it while the response is held: it never closes. NestJS cancels a
+ * handler's Observable and destroys its streams when the socket does.
+ */
+function shieldOf(socket: Socket): Socket {
+  const deaf =
+    (listen: (event: string, listener: () => void) => Socket) =>
+    (event: string, listener: () => void): Socket =>
+      event === 'close' ? socket : listen.call(socket, event, listener);
+  return Object.create(socket, {
+    destroyed: { get: () => false },
+    on: { value: deaf(socket.on) },
+    once: { value: deaf(socket.once) },
+    addListener: { value: deaf(socket.addListener) },
+  }) as Socket;
+}
+
+/** The callback of `write(chunk, encoding?, callback?)` and its kin, wherever it stands. */
+function callbackIn(args: unknown[]): WriteCallback | undefined {
+  return args.find((argument): argument is WriteCallback => typeof argument === 'function');
+}
+
+function callBack(args: unknown[], error?: Error): void {
+  const done = callbackIn(args);
+  if (done !== undefined) {
+    process.nextTick(done, error);
+  }
+}
+
+function valueOf(value: unknown): PropertyDescriptor {
+  return { value, writable: true, configurable: true };
+}
+
+/** Defines properties on the object itself and gives back what undoes it. */
+function replaceProperties(target: object, properties: PropertyDescriptorMap): () => void {
+  const before = Object.entries(properties).map(
+    ([name]) => [name, Object.getOwnPropertyDescriptor(target, name)] as const,
+  );
+  Object.defineProperties(target, properties);
+  return () => {
+    for (const [name, descriptor] of before) {
+      if (descriptor === undefined) {
+        Reflect.deleteProperty(target, name);
+      } else {
+        Object.defineProperty(target, name, descriptor);
+      }
+    }
+  };
+}
+
+function headerEntries(headers: HeadersArgument | undefined): [string, string | number | readonly string[]][] {
+  if (headers === undefined || headers === null) {
+    return [];
+  }
+  if (!Array.isArray(headers)) {
+    return Object.entries(headers).filter(
+      (entry): entry is [string, string | number | string[]] => entry[1] !== undefined,
+    );
+  }
+  // [name, value, name, value, ...] or [[name, value], ...]; a name that comes again is a line of its own
+  const flat = headers.flat() as (string | number)[];
+  const byName = new Map<string, (string | number)[]>();
+  for (let index = 0; index + 1 < flat.length; index += 2) {
+    const name = String(flat[index]);
+    byName.set(name, [...(byName.get(name) ?? []), flat[index + 1]!]);
+  }
+  return [...byName].map(([name, values]) => [name, values.length === 1 ? values[0]! : values.map(String)]);
+}

@@ -1,0 +1,30 @@
+/** The header of draft-ietf-httpapi-idempotency-key-header. */
+export const DEFAULT_HEADER = 'Idempotency-Key';
+
+/** Marks a response that was recorded by an earlier request; the draft names no such header. */
+export const REPLAYED_HEADER = 'Idempotency-Replayed';
+
+/** Stripe's and the field's common bound; with the scope's it stays below PostgreSQL's 2,704 bytes of an index entry. */
+export const MAX_KEY_LENGTH = 255;
+export const MAX_SCOPE_LENGTH = 255;
+
+/** A handler that is still running is asked for again soon; the client's own backoff does the rest. */
+export const RETRY_AFTER_IN_FLIGHT_SECONDS = 1;
+
+/** A database restarts in seconds; a failed-over one in some more. */
+export const RETRY_AFTER_UNAVAILABLE_SECONDS = 2;
+
+/** Beyond this a pool is exhausted rather than busy: better a 503 that can be retried than a request that hangs. */
+export const POOL_WAIT_MS = 5_000;
+
+/**
+ * PostgreSQL ends a claim's transaction this long after the route's own time limit: only when the application is
+ * frozen or cut off, never in competition with the limit itself.
+ */
+export const TRANSACTION_TIMEOUT_SLACK_MS = 5_000;
+
+/** First and longest pause between two looks at a key that another instance holds, for `inFlight: { waitMs }`. */
+export const IN_FLIGHT_POLL_MS = { first: 25, longest: 500 } as const;
+
+/** Tells whether the COMMIT whose answer was lost took place: so often and so far apart the backend is asked for. */
+export const OUTCOME_LOOK_UPS = { attempts: 5, pauseMs: 200 } as const;

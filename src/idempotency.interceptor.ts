@@ -1,0 +1,174 @@
+import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor } from '@nestjs/common';
+import { type Observable, of } from 'rxjs';
+import type { Claim } from './claim.js';
+import type { IdempotentRequest, Outcome, ReplayableResponse } from './claim.service.js';
+import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/fingerprint.js';
+import { HttpExchange } from './http/http-exchange.js';
+import { requestTarget } from './http/http-request.js';
+import { parseIdempotencyKey, readIdempotencyKey } from './http/idempotency-key.js';
+import { headerOf } from './http/recorded-response.js';
+import { provideContext } from './idempotency-context.decorator.js';
+import {
+  IdempotencyException,
+  IdempotencyKeyMalformedException,
+  IdempotencyKeyMissingException,
+  IdempotencyKeyReusedException,
+  IdempotencyRequestInFlightException,
+  IdempotencyResponseNotKeptException,
+} from './idempotency.exceptions.js';
+import type { RouteOptions } from './idempotency.options.js';
+import { IdempotencyRuntime } from './idempotency.runtime.js';
+import { IdempotentExecution } from './idempotent-execution.js';
+import { resolveScope } from './scope.js';
+
+/** The HTTP edge. `@Idempotent()` attaches it; there is no need to name it in `@UseInterceptors()`. */
+@Injectable()
+export class IdempotencyInterceptor implements NestInterceptor {
+  constructor(private readonly runtime: IdempotencyRuntime) {}
+
+  async intercept(context: ExecutionContext, next: CallHandler): Promise<Observable<unknown>> {
+    if (context.getType() !== 'http') {
+      throw new Error(`@Idempotent() works on HTTP handlers, not in a context of type "${context.getType()}".`);
+    }
+    const options = this.runtime.routes.ofContext(context);
+    const exchange = new HttpExchange(context);
+    try {
+      const key = await this.readKey(context, exchange, options);
+      if (key === undefined) {
+        return next.handle();
+      }
+      const request = await describeRequest(context, key, options);
+      const outcome = await this.runtime.claims.claim(request);
+      switch (outcome.kind) {
+        case 'claimed':
+          return this.execute(context, next, exchange, request, options, outcome.claim);
+        case 'completed':
+          return replay(exchange, outcome.response);
+        default:
+          throw exceptionFor(outcome);
+      }
+    } catch (error) {
+      if (error instanceof IdempotencyException) {
+        exchange.announceProblem(this.dress(error));
+      }
+      throw error;
+    }
+  }
+
+  private async readKey(
+    context: ExecutionContext,
+    exchange: HttpExchange,
+    options: RouteOptions,
+  ): Promise<string | undefined> {
+    const resolved = options.key === undefined ? undefined : await options.key(context);
+    const parsed =
+      options.key === undefined
+        ? readIdempotencyKey(exchange.request, options.header)
+        : parseIdempotencyKey(resolved ?? '');
+    const isMissing = parsed.kind === 'missing' || (options.key !== undefined && (resolved ?? '') === '');
+    if (isMissing) {
+      if (options.required) {
+        throw new IdempotencyKeyMissingException(
+          options.key === undefined ? `the header ${options.header}` : 'the place this operation documents',
+        );
+      }
+      return undefined;
+    }
+    if (parsed.kind === 'malformed') {
+      throw new IdempotencyKeyMalformedException(parsed.reason);
+    }
+    if (options.key === undefined) {
+      exchange.response.setHeader(options.header, parsed.raw);
+    }
+    if (options.keyPattern !== undefined && options.keyPattern.exec(parsed.key)?.[0] !== parsed.key) {
+      throw new IdempotencyKeyMalformedException('it does not have the form that this operation asks for');
+    }
+    return parsed.key;
+  }
+
+  private execute(
+    context: ExecutionContext,
+    next: CallHandler,
+    exchange: HttpExchange,
+    request: IdempotentRequest,
+    options: RouteOptions,
+    claim: Claim,
+  ): Observable<unknown> {
+    const { claims } = this.runtime;
+    const afterCommit: (() => unknown)[] = [];
+    provideContext(context, {
+      key: request.key,
+      scope: request.scope,
+      attempt: 1,
+      get manager() {
+        return claim.createManager();
+      },
+      afterCommit: (callback) => void afterCommit.push(callback),
+    });
+    const dress = <E extends IdempotencyException>(exception: E): E => this.dress(exception);
+    const around = { exchange, claims, request, options, dress, exceptionFor, afterCommit };
+    return new IdempotentExecution(claim, around).run(() => next.handle());
+  }
+
+  private dress<E extends IdempotencyException>(exception: E): E {
+    return exception.withBaseUrl(this.runtime.problemBaseUrl);
+  }
+}
+
+async function describeRequest(
+  context: ExecutionContext,
+  key: string,
+  options: RouteOptions,
+): Promise<IdempotentRequest> {
+  const request = context.switchToHttp().getRequest<Parameters<typeof requestTarget>[0]>();
+  const [scope, fingerprint] = await Promise.all([
+    resolveScope(context, options.scope),
+    options.fingerprint === undefined
+      ? fingerprintRequest(request)
+      : Promise.resolve(options.fingerprint(context)).then((value) => fingerprintOf(value, request)),
+  ]);
+  return {
+    key,
+    scope,
+    fingerprint,
+    fingerprintVersion: FINGERPRINT_VERSION,
+    method: request.method,
+    path: requestTarget(request).path,
+    options,
+  };
+}
+
+/**
+ * Sends the recorded response at once. The outer interceptors still get a value, as near to the handler's as can be
+ * had, so that they complete as usual; what comes of it is not sent.
+ */
+function replay(exchange: HttpExchange, response: ReplayableResponse): Observable<unknown> {
+  exchange.replay(response, exchange.baseline());
+  return of(approximateValueOf(response));
+}
+
+function approximateValueOf({ status, headers, body }: ReplayableResponse): unknown {
+  const url = headerOf(headers, 'location');
+  if (status >= 300 && status < 400 && url !== undefined) {
+    return { statusCode: status, url }; // what @Redirect() takes
+  }
+  if (body.length === 0 || !/^application\/(?:[^;]+\+)?json\b/i.test(headerOf(headers, 'content-type') ?? '')) {
+    return undefined;
+  }
+  try {
+    return JSON.parse(body.toString()) as unknown;
+  } catch {
+    return undefined; // an encoded body, or one that only calls itself JSON
+  }
+}
+
+function exceptionFor(outcome: Exclude<Outcome, { kind: 'claimed' | 'completed' }>): IdempotencyException {
+  switch (outcome.kind) {
+    case 'not kept':
+      return new IdempotencyResponseNotKeptException(outcome.originalStatus, outcome.completedAt);
+    case 'mismatch':
+      return new IdempotencyKeyReusedException();
+    case 'in flight':
+      return new IdempotencyRequestInFlightException();
+  }
+}

@@ -1,0 +1,48 @@
+/** SQLSTATEs this library reacts to (PostgreSQL manual, appendix A). */
+export const SQLSTATE = {
+  notNullViolation: '23502',
+  inFailedSqlTransaction: '25P02',
+  invalidSqlStatementName: '26000',
+  serializationFailure: '40001',
+  deadlockDetected: '40P01',
+  undefinedTable: '42P01',
+  duplicatePreparedStatement: '42P05',
+  featureNotSupported: '0A000',
+  queryCanceled: '57014',
+} as const;
+
+/** What pg's `DatabaseError` carries; a broken connection has no SQLSTATE. */
+export interface PostgresError extends Error {
+  code?: string;
+  severity?: string;
+  table?: string;
+  column?: string;
+}
+
+/** The driver's own error: TypeORM wraps it in a `QueryFailedError`. */
+export function postgresErrorOf(error: unknown): PostgresError | undefined {
+  if (!(error instanceof Error)) {
+    return undefined;
+  }
+  const { driverError } = error as { driverError?: unknown };
+  return driverError instanceof Error ? driverError : error;
+}
+
+export function sqlStateOf(error: unknown): string | undefined {
+  return postgresErrorOf(error)?.code;
+}
+
+/** Serialization failures and deadlocks: the same work may succeed when it is run again (PostgreSQL manual, 13.5). */
+export function isRetryable(error: unknown): boolean {
+  const code = sqlStateOf(error);
+  return code === SQLSTATE.serializationFailure || code === SQLSTATE.deadlockDetected;
+}
+
+/**
+ * True when the server itself refused the statement and keeps the connection: whatever was sent behind it in the
+ * same batch, a COMMIT included, was not executed. Anything else (a FATAL error, a broken socket, a time limit of
+ * the driver) leaves the outcome open.
+ */
+export function isDefiniteFailure(error: unknown): boolean {
+  return postgresErrorOf(error)?.severity === 'ERROR';
+}

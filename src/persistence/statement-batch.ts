@@ -1,0 +1,154 @@
+import { randomBytes } from 'node:crypto';
+import { type PoolClient, Query } from 'pg';
+
+/** One statement of this library: `id` names it among the prepared statements of a connection. */
+export interface Statement {
+  readonly id: string;
+  readonly text: string;
+}
+
+/** A statement with its values; text or bytes, since that is what goes over the wire. */
+export interface BoundStatement {
+  readonly statement: Statement;
+  readonly values?: readonly (string | Buffer | null)[];
+}
+
+/** Command tag (`INSERT 0 1`, `COMMIT`) and rows of one statement; values in PostgreSQL's text format. */
+export interface StatementResult {
+  tag: string;
+  readonly rows: (string | null)[][];
+}
+
+/** The part of pg's Connection that writes extended-query messages (PostgreSQL manual, 54.2.3). */
+interface WireConnection {
+  stream: { cork?: () => void; uncork?: () => void };
+  parse(message: { name: string; text: string }): void;
+  bind(message: { statement: string; values: readonly (string | Buffer | null)[] }): void;
+  execute(message: { portal?: string; rows?: number }): void;
+  sync(): void;
+}
+
+interface PreparedStatements {
+  readonly prefix: string;
+  readonly names: Set<string>;
+}
+
+/**
+ * Statements known to a connection. The names carry a random prefix of that connection, so that behind a pooler,
+ * where a server session is shared by strangers, a name can be unknown but never stand for somebody else's statement.
+ */
+const preparedOf = new WeakMap<object, PreparedStatements>();
+
+function preparedStatementsOf(connection: object): PreparedStatements {
+  let known = preparedOf.get(connection);
+  if (known === undefined) {
+    known = { prefix: `idempotency_${randomBytes(6).toString('hex')}_`, names: new Set() };
+    preparedOf.set(connection, known);
+  }
+  return known;
+}
+
+type Callback = (error: Error | null, results: StatementResult[]) => void;
+
+/**
+ * Several statements in one round trip: parse, bind and execute for each, one sync at the end. An error skips all
+ * that follows up to the sync, so a COMMIT at the end is executed only if everything before it succeeded. pg's own
+ * queries send a sync each. It extends pg's Query because a client with `pipeline: true` takes nothing else.
+ */
+class BatchQuery extends Query {
+  private readonly results: StatementResult[] = [];
+  private current: StatementResult = { tag: '', rows: [] };
+
+  constructor(
+    private readonly batch: readonly BoundStatement[],
+    private readonly prepare: readonly Statement[] | undefined,
+    readonly callback: Callback,
+  ) {
+    super({ text: '' });
+  }
+
+  override submit = (connection: unknown): void => {
+    const wire = connection as WireConnection;
+    wire.stream.cork?.();
+    try {
+      const names = this.parse(wire);
+      for (const { statement, values = [] } of this.batch) {
+        if (names === undefined) {
+          wire.parse({ name: '', text: statement.text });
+        }
+        wire.bind({ statement: names === undefined ? '' : names.prefix + statement.id, values });
+        wire.execute({});
+      }
+      wire.sync();
+    } finally {
+      wire.stream.uncork?.();
+    }
+  };
+
+  /**
+   * Prepares every statement a request may need with its first batch: a pooler that hands this transaction a server
+   * session without them then fails the claim, where nothing is lost, and never the record.
+   */
+  private parse(wire: WireConnection): PreparedStatements | undefined {
+    if (this.prepare === undefined) {
+      return undefined;
+    }
+    const known = preparedStatementsOf(wire);
+    for (const { id, text } of this.prepare) {
+      if (!known.names.has(id)) {
+        wire.parse({ name: known.prefix + id, text });
+        known.names.add(id);
+      }
+    }
+    return known;
+  }
+
+  handleRowDescription(): void {}
+
+  handleDataRow(message: { fields: (string | null)[] }): void {
+    this.current.rows.push(message.fields);
+  }
+
+  handleCommandComplete(message: { text: string }): void {
+    this.current.tag = message.text;
+    this.results.push(this.current);
+    this.current = { tag: '', rows: [] };
+  }
+
+  handleEmptyQuery(): void {}
+
+  handlePortalSuspended(): void {}
+
+  handleError(error: Error): void {
+    this.callback(error, this.results);
+  }
+
+  handleReadyForQuery(): void {
+    this.callback(null, this.results);
+  }
+}
+
+/**
+ * Runs the statements in one round trip and answers with a result for each.
+ *
+ * @param prepare the statements to keep prepared on this connection; `undefined` sends them unnamed
+ * @throws pg's `DatabaseError` of the first statement that failed, or the connection's error. In both cases the
+ * client must be destroyed: what was prepared, and the state of the transaction, are no longer known.
+ */
+export function runBatch(
+  client: PoolClient,
+  batch: readonly BoundStatement[],
+  prepare?: readonly Statement[],
+): Promise<StatementResult[]> {
+  return new Promise((resolve, reject) => {
+    client.query(
+      new BatchQuery(batch, prepare, (error, results) => {
+        if (error === null) {
+          resolve(results);
+        } else {
+          reject(error);
+        }
+      }),
+    );
+  });
+}

@@ -1,0 +1,60 @@
+import { type BeforeApplicationShutdown, Injectable, Logger, type OnApplicationBootstrap } from '@nestjs/common';
+import { DEFAULT_OPTIONS, type PurgeOptions } from '../idempotency.options.js';
+import { IdempotencyRuntime } from '../idempotency.runtime.js';
+
+/** Deletes expired keys now and then. An expired key counts as absent in any case: this only keeps the table small. */
+@Injectable()
+export class PurgeService implements OnApplicationBootstrap, BeforeApplicationShutdown {
+  private readonly logger = new Logger('Idempotency');
+  private readonly options: Required<PurgeOptions>;
+  private timer: NodeJS.Timeout | undefined;
+  private running: Promise<unknown> = Promise.resolve();
+  private stopped = false;
+
+  constructor(private readonly runtime: IdempotencyRuntime) {
+    const { purge } = runtime.options;
+    this.options = { ...DEFAULT_OPTIONS.purge, ...(purge === false ? {} : purge) };
+  }
+
+  onApplicationBootstrap(): void {
+    if (this.runtime.options.purge !== false) {
+      this.schedule();
+    }
+  }
+
+  /** A batch under way is finished; its connection goes back before the DataSource is closed. */
+  async beforeApplicationShutdown(): Promise<void> {
+    this.stopped = true;
+    clearTimeout(this.timer);
+    await this.running;
+  }
+
+  /** Deletes all expired keys, batch by batch, until a batch is short. Answers how many it deleted. */
+  async runOnce(): Promise<number> {
+    const { dataSource, store, transactions } = this.runtime;
+    const { batchSize } = this.options;
+    let total = 0;
+    for (;;) {
+      const { deleted } = await transactions.outside(() => store.purgeBatch(dataSource, batchSize));
+      total += deleted;
+      if (deleted < batchSize || this.stopped) {
+        return total;
+      }
+    }
+  }
+
+  private schedule(): void {
+    // Instances that were started together do not purge together.
+    const jitter = 0.9 + Math.random() * 0.2;
+    this.timer = setTimeout(() => {
+      this.running = this.runOnce()
+        .catch((error: unknown) => this.logger.error(error))
+        .finally(() => {
+          if (!this.stopped) {
+            this.schedule();
+          }
+        });
+    }, this.options.intervalMs * jitter);
+    this.timer.unref();
+  }
+}

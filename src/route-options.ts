@@ -1,0 +1,46 @@
+import type { ExecutionContext, Type } from '@nestjs/common';
+import type { Reflector } from '@nestjs/core';
+import type { IdempotencyModuleOptions, RouteOptions } from './idempotency.options.js';
+import { mergeRouteOptions } from './idempotency.options.js';
+import { IdempotentMetadata } from './idempotent.metadata.js';
+
+type Handler = ReturnType<ExecutionContext['getHandler']>;
+
+/** The options of each route, merged once. */
+export class RouteOptionsRegistry {
+  private readonly merged = new WeakMap<Type, Map<Handler, RouteOptions>>();
+
+  constructor(
+    private readonly reflector: Reflector,
+    private readonly moduleOptions: IdempotencyModuleOptions,
+  ) {}
+
+  ofContext(context: ExecutionContext): RouteOptions {
+    return this.of(context.getClass(), context.getHandler());
+  }
+
+  of(controller: Type, handler: Handler): RouteOptions {
+    let routes = this.merged.get(controller);
+    if (routes === undefined) {
+      routes = new Map();
+      this.merged.set(controller, routes);
+    }
+    let options = routes.get(handler);
+    if (options === undefined) {
+      const {
+        dataSource: _dataSource,
+        schema: _schema,
+        problemBaseUrl: _url,
+        purge: _purge,
+        ...forRoutes
+      } = this.moduleOptions;
+      options = mergeRouteOptions(
+        forRoutes,
+        this.reflector.get(IdempotentMetadata, controller),
+        this.reflector.get(IdempotentMetadata, handler),
+      );
+      routes.set(handler, options);
+    }
+    return options;
+  }
+}
