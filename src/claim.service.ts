@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Claim, type ClaimedRequest } from './claim.js';
 import { deferred } from './deferred.js';
+import { failpoint } from './failpoint.js';
 import {
   IN_FLIGHT_POLL_MS,
   OUTCOME_LOOK_UPS,
@@ -76,6 +77,7 @@ export class ClaimService {
    */
   async outcomeOf(claim: Claim, request: IdempotentRequest): Promise<'recorded' | Outcome> {
     for (let attempt = 1; attempt <= OUTCOME_LOOK_UPS.attempts; attempt++) {
+      failpoint('outcome: looking');
       const found = await this.look(request);
       if (found.kind === 'completed') {
         return found.response.claimId === claim.request.claimId ? 'recorded' : outcomeOf(found.response, request);
@@ -135,13 +137,17 @@ export class ClaimService {
   /** One claim on a connection of its own; bounded, also where the database does not answer at all. */
   private async tryClaim(request: ClaimRequest): Promise<{ connection: DatabaseConnection; result: ClaimResult }> {
     for (;;) {
+      failpoint('claim: connecting');
       const connection = await this.connect();
+      failpoint('claim: connected');
       const timer = setTimeout(
         () => connection.destroy(new Error(`no answer within ${POOL_WAIT_MS} ms`)),
         POOL_WAIT_MS,
       );
       try {
-        return { connection, result: await this.store.claim(connection.client, request) };
+        const result = await this.store.claim(connection.client, request);
+        failpoint('claim: answered');
+        return { connection, result };
       } catch (error) {
         connection.destroy(error);
         if (!this.store.shouldClaimAgain(error)) {

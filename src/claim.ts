@@ -1,5 +1,6 @@
 import type { EntityManager } from 'typeorm';
 import { deferred } from './deferred.js';
+import { failpoint } from './failpoint.js';
 import {
   IdempotencyConflictException,
   IdempotencyException,
@@ -86,6 +87,7 @@ export class Claim {
       } else {
         await Promise.race([transaction.commit(() => this.send(record, false)), this.aborted.promise]);
       }
+      failpoint('record: committed');
       this.over = true;
       transaction.connection.release();
       return 'recorded';
@@ -109,7 +111,9 @@ export class Claim {
     const { connection } = transaction;
     try {
       await Promise.race([transaction.refuseFurtherWork(), this.aborted.promise]);
+      failpoint('rollback: sending');
       await Promise.race([this.store.rollback(connection.client), this.aborted.promise]);
+      failpoint('rollback: done');
       connection.release();
     } catch (error) {
       connection.destroy(error);
@@ -134,8 +138,11 @@ export class Claim {
   }
 
   private send(record: NewRecord, undoWrites: boolean): Promise<void> {
+    failpoint('record: sending');
     this.sent = true;
-    return this.store.record(this.transaction.connection.client, record, undoWrites);
+    const recorded = this.store.record(this.transaction.connection.client, record, undoWrites);
+    failpoint('record: sent');
+    return recorded;
   }
 
   private explain(error: unknown): RecordResult {

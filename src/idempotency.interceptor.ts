@@ -2,6 +2,7 @@ import { type CallHandler, type ExecutionContext, Injectable, type NestIntercept
 import { type Observable, of } from 'rxjs';
 import type { Claim } from './claim.js';
 import type { IdempotentRequest, Outcome, ReplayableResponse } from './claim.service.js';
+import { failpoint } from './failpoint.js';
 import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/fingerprint.js';
 import { HttpExchange } from './http/http-exchange.js';
 import { requestTarget } from './http/http-request.js';
@@ -32,6 +33,7 @@ export class IdempotencyInterceptor implements NestInterceptor {
     }
     const options = this.runtime.routes.ofContext(context);
     const exchange = new HttpExchange(context);
+    failpoint('request: accepted');
     try {
       const key = await this.readKey(context, exchange, options);
       if (key === undefined) {
@@ -143,7 +145,9 @@ async function describeRequest(
  * had, so that they complete as usual; what comes of it is not sent.
  */
 function replay(exchange: HttpExchange, response: ReplayableResponse): Observable<unknown> {
+  failpoint('replay: sending');
   exchange.replay(response, exchange.baseline());
+  failpoint('replay: sent');
   return of(approximateValueOf(response));
 }
 

@@ -3,6 +3,7 @@ import { lastValueFrom, Observable, type Subscriber } from 'rxjs';
 import type { Claim } from './claim.js';
 import type { ClaimService, IdempotentRequest, Outcome } from './claim.service.js';
 import { deferred } from './deferred.js';
+import { failpoint } from './failpoint.js';
 import type { HttpExchange } from './http/http-exchange.js';
 import { changedHeaders, type HeaderBaseline } from './http/recorded-response.js';
 import { type HeldResponse, ResponseRecorder } from './http/response-recorder.js';
@@ -66,6 +67,7 @@ export class IdempotentExecution {
       const { timeoutMs } = this.around.options;
       const timer = setTimeout(() => this.timeOut(subscriber), timeoutMs);
       void this.conclude().finally(() => clearTimeout(timer));
+      failpoint('handler: starting');
       this.claim
         .run(() => lastValueFrom(handle()))
         .then(
@@ -84,6 +86,7 @@ export class IdempotentExecution {
       return;
     }
     this.state = 'returned';
+    failpoint('handler: returned');
     this.statusAtReturn = this.around.exchange.response.statusCode;
     this.handlerEnd.resolve();
     subscriber.next(value);
@@ -95,6 +98,7 @@ export class IdempotentExecution {
       return;
     }
     this.state = 'failed';
+    failpoint('handler: failed');
     const translated = this.translate(error);
     await this.undo();
     this.handlerEnd.resolve();
@@ -136,6 +140,7 @@ export class IdempotentExecution {
   private async conclude(): Promise<void> {
     const [response] = await Promise.all([this.recorder.settled, this.handlerEnd.promise]);
     this.concluding = true;
+    failpoint('response: held');
     try {
       switch (this.verdictOn(response)) {
         case 'record the error':
@@ -200,6 +205,7 @@ export class IdempotentExecution {
     }
     this.answered = true;
     this.recorder.letGo();
+    failpoint('response: sent');
     for (const callback of this.around.afterCommit) {
       try {
         await callback();

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { rawRequest } from './http-request.js';
 import { readMultipart } from './multipart-body.js';
 import { UnreadBodyError } from './unread-body.error.js';
@@ -21,10 +22,7 @@ const JSON_TYPE = /[/+]json$/;
  */
 export async function readRequestBody(request: HttpRequest, type: string): Promise<RequestBody> {
   const { body } = request;
-  const raw = rawRequest(request);
-
-  if (hasBody(raw)) refuseUnread(body, raw, type);
-  else if (body === undefined || body === null) return { kind: 'none' };
+  if (await isWithoutBody(body, rawRequest(request), type)) return { kind: 'none' };
 
   if (body instanceof Uint8Array) return { kind: 'bytes', bytes: body };
   // A JSON text that is a single string arrives as a string, too; as JSON its lone surrogates stay apart.
@@ -33,25 +31,48 @@ export async function readRequestBody(request: HttpRequest, type: string): Promi
   return { kind: 'json', value: body };
 }
 
-/** Whether the client sent at least one byte (RFC 9112, section 6.3; RFC 9113, section 8.1). */
-function hasBody(raw: RawRequest): boolean {
-  if (raw.httpVersionMajor >= 2 && 'stream' in raw) return !raw.stream.endAfterHeaders;
-
-  const { 'content-length': length, 'transfer-encoding': coding } = raw.headers;
-  if (coding === undefined) return length !== undefined && Number(length) > 0;
-  // Some proxies announce chunks where there are none: all of it has arrived, nobody took anything, nothing is there.
-  return !(raw.complete && !raw.readableDidRead && raw.readableLength === 0);
-}
-
-function refuseUnread(body: unknown, raw: RawRequest, type: string): void {
+/** "No body" is said only of a request that has none: everything else that leaves `body` empty is an error. */
+async function isWithoutBody(body: unknown, raw: RawRequest, type: string): Promise<boolean> {
   if (isStream(body)) throw UnreadBodyError.notParsed(type);
-  if (body === undefined) throw raw.readableDidRead ? UnreadBodyError.notKept(type) : UnreadBodyError.notParsed(type);
+  const length = announcedLength(raw);
+  if (length === 0) return body === undefined || body === null;
+
   // Some parsers, Express 4's among them, leave `{}` or `null` for a body that they did not read.
-  if (!raw.readableDidRead && isEmpty(body)) throw UnreadBodyError.notParsed(type);
+  if (isBlank(body) && !raw.readableDidRead) {
+    if (length !== undefined || (await isBodyArriving(raw))) throw UnreadBodyError.notParsed(type);
+    return true;
+  }
+  if (body === undefined) throw UnreadBodyError.notKept(type);
+  return false;
 }
 
-function isEmpty(body: unknown): boolean {
-  return body === null || (typeof body === 'object' && Object.keys(body).length === 0);
+/** RFC 9112, section 6.3, and RFC 9113, section 8.1.1; `undefined` when only the end of the body will tell. */
+function announcedLength(raw: RawRequest): number | undefined {
+  const { 'content-length': length, 'transfer-encoding': coding } = raw.headers;
+  if (coding !== undefined) return undefined;
+  if (length !== undefined) return Number(length);
+  return raw.httpVersionMajor >= 2 && 'stream' in raw && !raw.stream.endAfterHeaders ? undefined : 0;
+}
+
+/**
+ * Waits for the first byte of a body of unknown length, which some clients and proxies announce where there is none.
+ * Nothing is taken from the stream.
+ */
+async function isBodyArriving(raw: RawRequest): Promise<boolean> {
+  if (raw.readableLength > 0 || raw.destroyed) return true;
+
+  const over = new AbortController();
+  const next = ['readable', 'end', 'close'].map((event) => once(raw, event, { signal: over.signal }).then(() => event));
+  try {
+    // A stream that becomes readable with nothing in it has come to its end.
+    return (await Promise.race(next)) === 'close' || raw.readableLength > 0;
+  } finally {
+    over.abort();
+  }
+}
+
+function isBlank(body: unknown): boolean {
+  return body === undefined || body === null || (typeof body === 'object' && Object.keys(body).length === 0);
 }
 
 /** Of Node or of the web. A parsed document may have members of these names, but no functions. */

@@ -1,0 +1,29 @@
+/** The places at which the fault suite kills the process: one at each await of the request's path. */
+export const FAILPOINTS = [
+  'request: accepted',
+  'claim: connecting',
+  'claim: connected',
+  'claim: answered',
+  'handler: starting',
+  'handler: returned',
+  'handler: failed',
+  'response: held',
+  'record: sending',
+  'record: sent',
+  'record: committed',
+  'response: sent',
+  'rollback: sending',
+  'rollback: done',
+  'replay: sending',
+  'replay: sent',
+  'outcome: looking',
+] as const;
+
+export type Failpoint = (typeof FAILPOINTS)[number];
+
+const HOOK = Symbol.for('nestjs-idempotency.failpoint');
+
+/** Does nothing, unless a test has put a function at `globalThis[Symbol.for('nestjs-idempotency.failpoint')]`. */
+export function failpoint(name: Failpoint): void {
+  (globalThis as { [HOOK]?: (name: Failpoint) => void })[HOOK]?.(name);
+}
