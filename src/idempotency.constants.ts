@@ -28,3 +28,6 @@ export const IN_FLIGHT_POLL_MS = { first: 25, longest: 500 } as const;
 
 /** Tells whether the COMMIT whose answer was lost took place: so often and so far apart the backend is asked for. */
 export const OUTCOME_LOOK_UPS = { attempts: 5, pauseMs: 200 } as const;
+
+/** First and longest pause before a handler is run again after a serialization failure or a deadlock. */
+export const RERUN_PAUSE_MS = { first: 10, longest: 500 } as const;

@@ -1,24 +1,21 @@
 import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor } from '@nestjs/common';
 import { type Observable, of } from 'rxjs';
 import type { Claim } from './claim.js';
-import type { IdempotentRequest, Outcome, ReplayableResponse } from './claim.service.js';
+import type { IdempotentRequest, ReplayableResponse } from './claim.service.js';
 import { failpoint } from './failpoint.js';
 import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/fingerprint.js';
 import { HttpExchange } from './http/http-exchange.js';
 import { requestTarget } from './http/http-request.js';
 import { parseIdempotencyKey, readIdempotencyKey } from './http/idempotency-key.js';
-import { headerOf } from './http/recorded-response.js';
 import { provideContext } from './idempotency-context.decorator.js';
 import {
   IdempotencyException,
   IdempotencyKeyMalformedException,
   IdempotencyKeyMissingException,
-  IdempotencyKeyReusedException,
-  IdempotencyRequestInFlightException,
-  IdempotencyResponseNotKeptException,
 } from './idempotency.exceptions.js';
 import type { RouteOptions } from './idempotency.options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
+import { exceptionOf, valueLikeThatOf } from './outcome-answers.js';
 import { IdempotentExecution } from './idempotent-execution.js';
 import { resolveScope } from './scope.js';
 
@@ -47,7 +44,7 @@ export class IdempotencyInterceptor implements NestInterceptor {
         case 'completed':
           return replay(exchange, outcome.response);
         default:
-          throw exceptionFor(outcome);
+          throw exceptionOf(outcome);
       }
     } catch (error) {
       if (error instanceof IdempotencyException) {
@@ -96,20 +93,14 @@ export class IdempotencyInterceptor implements NestInterceptor {
     options: RouteOptions,
     claim: Claim,
   ): Observable<unknown> {
-    const { claims } = this.runtime;
-    const afterCommit: (() => unknown)[] = [];
-    provideContext(context, {
-      key: request.key,
-      scope: request.scope,
-      attempt: 1,
-      get manager() {
-        return claim.createManager();
-      },
-      afterCommit: (callback) => void afterCommit.push(callback),
+    const execution = new IdempotentExecution(claim, exchange, {
+      claims: this.runtime.claims,
+      request,
+      options,
+      dress: (exception) => this.dress(exception),
     });
-    const dress = <E extends IdempotencyException>(exception: E): E => this.dress(exception);
-    const around = { exchange, claims, request, options, dress, exceptionFor, afterCommit };
-    return new IdempotentExecution(claim, around).run(() => next.handle());
+    provideContext(context, execution.context);
+    return execution.run(() => next.handle());
   }
 
   private dress<E extends IdempotencyException>(exception: E): E {
@@ -148,31 +139,5 @@ function replay(exchange: HttpExchange, response: ReplayableResponse): Observabl
   failpoint('replay: sending');
   exchange.replay(response, exchange.baseline());
   failpoint('replay: sent');
-  return of(approximateValueOf(response));
-}
-
-function approximateValueOf({ status, headers, body }: ReplayableResponse): unknown {
-  const url = headerOf(headers, 'location');
-  if (status >= 300 && status < 400 && url !== undefined) {
-    return { statusCode: status, url }; // what @Redirect() takes
-  }
-  if (body.length === 0 || !/^application\/(?:[^;]+\+)?json\b/i.test(headerOf(headers, 'content-type') ?? '')) {
-    return undefined;
-  }
-  try {
-    return JSON.parse(body.toString()) as unknown;
-  } catch {
-    return undefined; // an encoded body, or one that only calls itself JSON
-  }
-}
-
-function exceptionFor(outcome: Exclude<Outcome, { kind: 'claimed' | 'completed' }>): IdempotencyException {
-  switch (outcome.kind) {
-    case 'not kept':
-      return new IdempotencyResponseNotKeptException(outcome.originalStatus, outcome.completedAt);
-    case 'mismatch':
-      return new IdempotencyKeyReusedException();
-    case 'in flight':
-      return new IdempotencyRequestInFlightException();
-  }
+  return of(valueLikeThatOf(response));
 }

@@ -1,12 +1,15 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { HttpException, Logger, StreamableFile } from '@nestjs/common';
 import { lastValueFrom, Observable, type Subscriber } from 'rxjs';
 import type { Claim } from './claim.js';
 import type { ClaimService, IdempotentRequest, Outcome } from './claim.service.js';
 import { deferred } from './deferred.js';
 import { failpoint } from './failpoint.js';
+import { HeldAnswer } from './http/held-answer.js';
 import type { HttpExchange } from './http/http-exchange.js';
-import { changedHeaders, type HeaderBaseline } from './http/recorded-response.js';
-import { type HeldResponse, ResponseRecorder } from './http/response-recorder.js';
+import type { HeldResponse } from './http/response-recorder.js';
+import type { IdempotencyContext } from './idempotency-context.decorator.js';
+import { RERUN_PAUSE_MS } from './idempotency.constants.js';
 import {
   IdempotencyConflictException,
   IdempotencyException,
@@ -15,18 +18,15 @@ import {
   IdempotencyTransactionFailedException,
 } from './idempotency.exceptions.js';
 import type { RouteOptions } from './idempotency.options.js';
+import { exceptionOf, valueLikeThatOf } from './outcome-answers.js';
 import { isRetryable } from './persistence/sqlstate.js';
 
 interface Surroundings {
-  exchange: HttpExchange;
   claims: ClaimService;
   request: IdempotentRequest;
   options: RouteOptions;
   /** Gives an exception the module's problem types. */
   dress: <E extends IdempotencyException>(exception: E) => E;
-  /** What answers a duplicate that finds no recorded response. */
-  exceptionFor: (outcome: Exclude<Outcome, { kind: 'claimed' | 'completed' }>) => IdempotencyException;
-  afterCommit: readonly (() => unknown)[];
 }
 
 type Verdict = 'record' | 'record the error' | 'roll back';
@@ -39,43 +39,62 @@ type Verdict = 'record' | 'record the error' | 'roll back';
 export class IdempotentExecution {
   private static readonly logger = new Logger('Idempotency');
 
+  readonly context: IdempotencyContext;
+  private attempt: number;
   private state: 'running' | 'returned' | 'failed' = 'running';
   private concluding = false;
-  private answered = false;
   private statusAtReturn = 0;
   private failure: IdempotencyException | undefined;
+  private afterCommit: (() => unknown)[] = [];
+  private timer: NodeJS.Timeout | undefined;
   private readonly handlerEnd = deferred();
-  private readonly baseline: HeaderBaseline;
-  private readonly recorder: ResponseRecorder;
+  private readonly answer: HeldAnswer;
 
   constructor(
-    private readonly claim: Claim,
+    private claim: Claim,
+    exchange: HttpExchange,
     private readonly around: Surroundings,
   ) {
-    const { exchange, options } = around;
-    this.baseline = exchange.baseline();
-    this.recorder = new ResponseRecorder(exchange.response, {
+    const { options, request } = around;
+    this.attempt = exchange.attempt;
+    this.answer = new HeldAnswer(exchange, {
       maxBodyBytes: options.maxBodyBytes,
-      isHandlersCode: () => claim.isRunning,
+      isHandlersCode: () => this.claim.isRunning,
       isHandlerRunning: () => this.state === 'running',
     });
+    const attempt = (): number => this.attempt;
+    const createManager = (): IdempotencyContext['manager'] => this.claim.createManager();
+    this.context = {
+      key: request.key,
+      scope: request.scope,
+      get attempt() {
+        return attempt();
+      },
+      get manager() {
+        return createManager();
+      },
+      afterCommit: (callback) => void this.afterCommit.push(callback),
+    };
   }
 
   /** @param handle starts the handler; what it returns reaches the outer interceptors as if nothing were in between */
   run(handle: () => Observable<unknown>): Observable<unknown> {
     return new Observable((subscriber) => {
-      const { timeoutMs } = this.around.options;
-      const timer = setTimeout(() => this.timeOut(subscriber), timeoutMs);
-      void this.conclude().finally(() => clearTimeout(timer));
-      failpoint('handler: starting');
-      this.claim
-        .run(() => lastValueFrom(handle()))
-        .then(
-          (value) => this.returned(value, subscriber),
-          (error: unknown) => this.threw(error, subscriber),
-        );
+      this.timer = setTimeout(() => this.timeOut(subscriber), this.around.options.timeoutMs);
+      void this.conclude().finally(() => clearTimeout(this.timer));
+      this.start(handle, subscriber);
       return () => this.unsubscribed();
     });
+  }
+
+  private start(handle: () => Observable<unknown>, subscriber: Subscriber<unknown>): void {
+    failpoint('handler: starting');
+    this.claim
+      .run(() => lastValueFrom(handle()))
+      .then(
+        (value) => this.returned(value, subscriber),
+        (error: unknown) => this.threw(error, handle, subscriber),
+      );
   }
 
   private returned(value: unknown, subscriber: Subscriber<unknown>): void {
@@ -87,22 +106,76 @@ export class IdempotentExecution {
     }
     this.state = 'returned';
     failpoint('handler: returned');
-    this.statusAtReturn = this.around.exchange.response.statusCode;
+    this.statusAtReturn = this.answer.status;
     this.handlerEnd.resolve();
     subscriber.next(value);
     subscriber.complete();
   }
 
-  private async threw(error: unknown, subscriber: Subscriber<unknown>): Promise<void> {
+  private async threw(
+    error: unknown,
+    handle: () => Observable<unknown>,
+    subscriber: Subscriber<unknown>,
+  ): Promise<void> {
     if (this.state !== 'running') {
       return;
     }
-    this.state = 'failed';
     failpoint('handler: failed');
+    if (isRetryable(error) && this.mayRunAgain && !this.answer.begun) {
+      await this.claim.rollBack();
+      await this.runAgain(handle, subscriber);
+      return;
+    }
+    this.state = 'failed';
     const translated = this.translate(error);
     await this.undo();
     this.handlerEnd.resolve();
     subscriber.error(translated);
+  }
+
+  /** The handler met a concurrent transaction: it starts anew, from a claim of its own. */
+  private async runAgain(handle: () => Observable<unknown>, subscriber: Subscriber<unknown>): Promise<void> {
+    await delay(rerunPauseMs(this.attempt));
+    let outcome: Outcome;
+    try {
+      outcome = await this.around.claims.claim(this.around.request);
+    } catch (error) {
+      this.fail(this.exceptionFrom(error), subscriber);
+      return;
+    }
+    switch (outcome.kind) {
+      case 'claimed':
+        if (this.state !== 'running') {
+          await outcome.claim.rollBack(); // the time limit has come meanwhile
+          return;
+        }
+        this.claim = outcome.claim;
+        this.attempt += 1;
+        this.afterCommit = [];
+        this.answer.rewind();
+        this.start(handle, subscriber);
+        break;
+      case 'completed':
+        this.state = 'failed';
+        clearTimeout(this.timer);
+        this.answer.replaceByReplay(outcome.response);
+        subscriber.next(valueLikeThatOf(outcome.response));
+        subscriber.complete();
+        break;
+      default:
+        this.fail(exceptionOf(outcome), subscriber);
+    }
+  }
+
+  /** Hands an answer of the protocol to the exception filters. */
+  private fail(exception: IdempotencyException, subscriber: Subscriber<unknown>): void {
+    if (this.state === 'running') {
+      this.state = 'failed';
+      this.failure = exception;
+      this.answer.announce(this.around.dress(exception));
+      this.handlerEnd.resolve();
+      subscriber.error(exception);
+    }
   }
 
   /** An outer interceptor has turned away before the handler was done: a time limit of its own, for instance. */
@@ -122,13 +195,9 @@ export class IdempotentExecution {
     const exception = this.around.dress(new IdempotencyTimeoutException(this.around.options.timeoutMs));
     this.claim.abort(exception);
     if (this.state === 'running') {
-      this.state = 'failed';
-      this.failure = exception;
-      this.around.exchange.announceProblem(exception);
-      this.handlerEnd.resolve();
-      subscriber.error(exception);
+      this.fail(exception, subscriber);
     } else if (!this.concluding) {
-      this.answer(exception); // the response never ended; otherwise its record tells what became of it
+      this.answer.replaceByProblem(exception); // the response never ended; otherwise its record tells what became of it
     }
   }
 
@@ -138,7 +207,7 @@ export class IdempotentExecution {
   }
 
   private async conclude(): Promise<void> {
-    const [response] = await Promise.all([this.recorder.settled, this.handlerEnd.promise]);
+    const [response] = await Promise.all([this.answer.settled, this.handlerEnd.promise]);
     this.concluding = true;
     failpoint('response: held');
     try {
@@ -157,7 +226,7 @@ export class IdempotentExecution {
       }
     } catch (error) {
       await this.claim.rollBack();
-      this.answer(this.exceptionOf(error));
+      await this.answerFailure(error, response);
     }
   }
 
@@ -176,37 +245,34 @@ export class IdempotentExecution {
     return this.around.options.storeErrors?.(status) === true ? 'record the error' : 'roll back';
   }
 
-  private async record(response: HeldResponse): Promise<void> {
-    const { claims, exchange, options, request } = this.around;
-    const { status, body, bodyBytes } = response;
-    const headers = changedHeaders(exchange.response, this.baseline, options.replayHeaders);
-    let result: 'recorded' | Outcome;
+  private async record({ status, body, bodyBytes }: HeldResponse): Promise<void> {
+    const { claims, options, request } = this.around;
+    const headers = this.answer.changedHeaders(options.replayHeaders);
+    let outcome: 'recorded' | Outcome;
     switch (await this.claim.record({ status, headers, body, bodyBytes })) {
       case 'recorded':
-        result = 'recorded';
+        outcome = 'recorded';
         break;
       case 'unanswered':
-        result = await claims.outcomeOf(this.claim, request);
+        outcome = await claims.outcomeOf(this.claim, request);
         break;
       case 'lost':
-        result = await claims.outcomeOfOther(request);
+        outcome = await claims.outcomeOfOther(request);
         break;
     }
-    if (result === 'recorded') {
-      await this.letGo();
-    } else {
-      this.answerWith(result);
+    if (outcome === 'recorded') {
+      this.answer.letGo();
+      failpoint('response: sent');
+      await this.runAfterCommit();
+    } else if (outcome.kind === 'completed') {
+      this.answer.replaceByReplay(outcome.response); // the key was lost to another request, whose outcome is the answer
+    } else if (outcome.kind !== 'claimed') {
+      this.answer.replaceByProblem(this.around.dress(exceptionOf(outcome)));
     }
   }
 
-  private async letGo(): Promise<void> {
-    if (this.answered) {
-      return;
-    }
-    this.answered = true;
-    this.recorder.letGo();
-    failpoint('response: sent');
-    for (const callback of this.around.afterCommit) {
+  private async runAfterCommit(): Promise<void> {
+    for (const callback of this.afterCommit) {
       try {
         await callback();
       } catch (error) {
@@ -215,43 +281,34 @@ export class IdempotentExecution {
     }
   }
 
-  private answerUnrecorded(response: HeldResponse): void {
-    if (this.state === 'failed' && response.byHandler) {
+  /** Nothing is recorded: the response that reports the failure goes out as it is. */
+  private answerUnrecorded({ byHandler }: HeldResponse): void {
+    if (this.state === 'failed' && byHandler) {
       // The handler had answered already when it failed: that answer must not go out.
-      this.answer(
-        this.failure ??
-          new IdempotencyTransactionFailedException('The operation failed after it had answered, and was rolled back.'),
+      const failure = 'The operation failed after it had answered, and was rolled back.';
+      this.answer.replaceByProblem(
+        this.around.dress(this.failure ?? new IdempotencyTransactionFailedException(failure)),
       );
-    } else if (!this.answered) {
-      this.answered = true;
-      this.recorder.letGo();
+    } else {
+      this.answer.letGo();
     }
   }
 
-  /** The key was lost to another request, whose outcome is the answer. */
-  private answerWith(outcome: Outcome): void {
-    const { exchange, exceptionFor } = this.around;
-    switch (outcome.kind) {
-      case 'claimed':
-        throw new Error('unreachable: a look-up claims nothing');
-      case 'completed':
-        this.answered = true;
-        this.recorder.replace(() => exchange.replay(outcome.response, this.baseline));
-        break;
-      default:
-        this.answer(exceptionFor(outcome));
-    }
-  }
-
-  private answer(exception: IdempotencyException): void {
-    if (this.answered) {
+  private async answerFailure(error: unknown, { body }: HeldResponse): Promise<void> {
+    const exception = this.exceptionFrom(error);
+    if (exception instanceof IdempotencyConflictException && this.mayRunAgain && body !== null) {
+      await delay(rerunPauseMs(this.attempt));
+      this.answer.startOver();
       return;
     }
-    this.answered = true;
     if (exception.getStatus() === 500) {
       IdempotentExecution.logger.error(exception);
     }
-    this.recorder.replace(() => this.around.exchange.sendProblem(this.around.dress(exception), this.baseline));
+    this.answer.replaceByProblem(this.around.dress(exception));
+  }
+
+  private get mayRunAgain(): boolean {
+    return this.attempt <= this.around.options.retries;
   }
 
   /** The handler's error as the exception filters get it. */
@@ -265,16 +322,21 @@ export class IdempotentExecution {
         ? new IdempotencyStoreUnavailableException('The connection to the database was lost.', { cause: error })
         : undefined;
     if (exception !== undefined) {
-      this.around.exchange.announceProblem(this.around.dress(exception));
+      this.answer.announce(this.around.dress(exception));
     }
     return exception ?? error;
   }
 
-  private exceptionOf(error: unknown): IdempotencyException {
+  private exceptionFrom(error: unknown): IdempotencyException {
     return error instanceof IdempotencyException
       ? error
       : new IdempotencyTransactionFailedException('The outcome of the operation could not be recorded.', {
           cause: error,
         });
   }
+}
+
+/** Doubles each time and is spread over half to one and a half of it, so that two that met do not meet again. */
+function rerunPauseMs(attempt: number): number {
+  return Math.min(RERUN_PAUSE_MS.first * 2 ** (attempt - 1), RERUN_PAUSE_MS.longest) * (0.5 + Math.random());
 }

@@ -12,7 +12,7 @@ export interface HeldResponse {
   byHandler: boolean;
 }
 
-interface Options {
+export interface ResponseRecorderOptions {
   maxBodyBytes: number;
   /** Whether the running code was started by the handler. */
   isHandlersCode: () => boolean;
@@ -49,7 +49,7 @@ export class ResponseRecorder {
 
   constructor(
     readonly response: ServerResponse,
-    private readonly options: Options,
+    private readonly options: ResponseRecorderOptions,
   ) {
     this.settled = this.settling.promise;
     const { req } = response;
@@ -85,6 +85,12 @@ export class ResponseRecorder {
     response.statusMessage = '';
     send(response);
     ignoreWrites(response);
+    this.tellClosed();
+  }
+
+  /** Throws away what was held; the response is as it was before, but for its headers. */
+  discard(): void {
+    this.restore();
     this.tellClosed();
   }
 

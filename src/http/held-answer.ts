@@ -1,0 +1,80 @@
+import type { IdempotencyException } from '../idempotency.exceptions.js';
+import type { ReplayHeaders } from '../idempotency.options.js';
+import type { HttpExchange } from './http-exchange.js';
+import { changedHeaders, type HeaderBaseline, type HeaderLine } from './recorded-response.js';
+import { type HeldResponse, ResponseRecorder, type ResponseRecorderOptions } from './response-recorder.js';
+
+/** The one answer of a claimed request: what was held, or something else in its place. Whichever comes first goes out. */
+export class HeldAnswer {
+  private given = false;
+  private readonly baseline: HeaderBaseline;
+  private readonly recorder: ResponseRecorder;
+
+  constructor(
+    private readonly exchange: HttpExchange,
+    options: ResponseRecorderOptions,
+  ) {
+    this.baseline = exchange.baseline();
+    this.recorder = new ResponseRecorder(exchange.response, options);
+  }
+
+  /** The response's end, or the moment its body outgrew the cap. */
+  get settled(): Promise<HeldResponse> {
+    return this.recorder.settled;
+  }
+
+  /** Whether somebody has begun to answer. */
+  get begun(): boolean {
+    return this.exchange.response.headersSent;
+  }
+
+  get status(): number {
+    return this.exchange.response.statusCode;
+  }
+
+  /** What is stored of the headers. */
+  changedHeaders(which: ReplayHeaders | undefined): HeaderLine[] {
+    return changedHeaders(this.exchange.response, this.baseline, which);
+  }
+
+  /** Puts the headers of a problem onto the response, before an exception filter writes its body. */
+  announce(exception: IdempotencyException): void {
+    this.exchange.announceProblem(exception);
+  }
+
+  /** Sends what was held. */
+  letGo(): void {
+    this.give(() => this.recorder.letGo());
+  }
+
+  /** Throws away what was held and sends the problem. */
+  replaceByProblem(exception: IdempotencyException): void {
+    this.give(() => this.recorder.replace(() => this.exchange.sendProblem(exception, this.baseline)));
+  }
+
+  /** Throws away what was held and sends the recorded response of another request. */
+  replaceByReplay(recorded: { status: number; headers: HeaderLine[]; body: Buffer }): void {
+    this.give(() => this.recorder.replace(() => this.exchange.replay(recorded, this.baseline)));
+  }
+
+  /** Forgets headers that the handler set, for it is about to run again. Nobody has begun to answer. */
+  rewind(): void {
+    this.exchange.resetTo(this.baseline);
+  }
+
+  /** Forgets everything, and has the whole route run again, from its guards on, with a recorder of its own. */
+  startOver(): void {
+    this.give(() => {
+      this.recorder.discard();
+      this.exchange.resetTo(this.baseline);
+      this.exchange.runRouteAgain();
+    });
+  }
+
+  private give(answer: () => void): void {
+    if (!this.given) {
+      this.given = true;
+      answer();
+    }
+  }
+}

@@ -1,0 +1,39 @@
+import type { Outcome, ReplayableResponse } from './claim.service.js';
+import { headerOf } from './http/recorded-response.js';
+import {
+  type IdempotencyException,
+  IdempotencyKeyReusedException,
+  IdempotencyRequestInFlightException,
+  IdempotencyResponseNotKeptException,
+} from './idempotency.exceptions.js';
+
+/** What answers a request that can neither run nor be replayed. */
+export function exceptionOf(outcome: Exclude<Outcome, { kind: 'claimed' | 'completed' }>): IdempotencyException {
+  switch (outcome.kind) {
+    case 'not kept':
+      return new IdempotencyResponseNotKeptException(outcome.originalStatus, outcome.completedAt);
+    case 'mismatch':
+      return new IdempotencyKeyReusedException();
+    case 'in flight':
+      return new IdempotencyRequestInFlightException();
+  }
+}
+
+/**
+ * The value that outer interceptors get in place of the handler's, when a recorded response was sent instead: as near
+ * to it as can be had, so that they complete as usual. What comes of it is not sent.
+ */
+export function valueLikeThatOf({ status, headers, body }: ReplayableResponse): unknown {
+  const url = headerOf(headers, 'location');
+  if (status >= 300 && status < 400 && url !== undefined) {
+    return { statusCode: status, url }; // what @Redirect() takes
+  }
+  if (body.length === 0 || !/^application\/(?:[^;]+\+)?json\b/i.test(headerOf(headers, 'content-type') ?? '')) {
+    return undefined;
+  }
+  try {
+    return JSON.parse(body.toString()) as unknown;
+  } catch {
+    return undefined; // an encoded body, or one that only calls itself JSON
+  }
+}
