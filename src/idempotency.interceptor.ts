@@ -1,4 +1,4 @@
-import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor } from '@nestjs/common';
+import { type CallHandler, type ExecutionContext, Injectable, Logger, type NestInterceptor } from '@nestjs/common';
 import { type Observable, of } from 'rxjs';
 import type { Claim } from './claim.js';
 import type { IdempotentRequest, ReplayableResponse } from './claim.service.js';
@@ -22,6 +22,8 @@ import { resolveScope } from './scope.js';
 /** The HTTP edge. `@Idempotent()` attaches it; there is no need to name it in `@UseInterceptors()`. */
 @Injectable()
 export class IdempotencyInterceptor implements NestInterceptor {
+  private readonly logger = new Logger('Idempotency');
+
   constructor(private readonly runtime: IdempotencyRuntime) {}
 
   async intercept(context: ExecutionContext, next: CallHandler): Promise<Observable<unknown>> {
@@ -103,7 +105,11 @@ export class IdempotencyInterceptor implements NestInterceptor {
     return execution.run(() => next.handle());
   }
 
+  /** Gives the exception the module's problem types, and the operator its cause: the client does not get to see it. */
   private dress<E extends IdempotencyException>(exception: E): E {
+    if (exception.cause !== undefined && exception.getStatus() >= 500) {
+      this.logger.error(exception.message, exception.cause);
+    }
     return exception.withBaseUrl(this.runtime.problemBaseUrl);
   }
 }

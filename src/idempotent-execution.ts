@@ -25,7 +25,7 @@ interface Surroundings {
   claims: ClaimService;
   request: IdempotentRequest;
   options: RouteOptions;
-  /** Gives an exception the module's problem types. */
+  /** Gives an exception the module's problem types, and the operator its cause. */
   dress: <E extends IdempotencyException>(exception: E) => E;
 }
 
@@ -300,9 +300,6 @@ export class IdempotentExecution {
       await delay(rerunPauseMs(this.attempt));
       this.answer.startOver();
       return;
-    }
-    if (exception.getStatus() === 500) {
-      IdempotentExecution.logger.error(exception);
     }
     this.answer.replaceByProblem(this.around.dress(exception));
   }

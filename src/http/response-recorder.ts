@@ -148,7 +148,7 @@ export class ResponseRecorder {
       }),
       headersSent: { get: () => this.headSent, configurable: true },
       writableEnded: { get: () => this.ended, configurable: true },
-      finished: { get: () => this.ended, configurable: true },
+      // Not `finished`: by that Node tells an idle connection, and closes it when the server shuts down.
       destroyed: { get: () => false, set: () => undefined, configurable: true },
       closed: { get: () => false, configurable: true },
     };

@@ -48,6 +48,18 @@ function preparedStatementsOf(connection: object): PreparedStatements {
   return known;
 }
 
+/**
+ * Every statement a request may need is prepared with its first batch: a pooler that hands the transaction a server
+ * session without them then fails the claim, where nothing is lost, and never the record. But only once BEGIN has been
+ * executed: to parse a query takes a snapshot, and behind that the isolation level can no longer be set.
+ */
+function parseOnce(wire: WireConnection, known: PreparedStatements, { id, text }: Statement): void {
+  if (!known.names.has(id)) {
+    wire.parse({ name: known.prefix + id, text });
+    known.names.add(id);
+  }
+}
+
 type Callback = (error: Error | null, results: StatementResult[]) => void;
 
 /**
@@ -69,39 +81,26 @@ class BatchQuery extends Query {
 
   override submit = (connection: unknown): void => {
     const wire = connection as WireConnection;
+    const known = this.prepare === undefined ? undefined : preparedStatementsOf(wire);
     wire.stream.cork?.();
     try {
-      const names = this.parse(wire);
       for (const { statement, values = [] } of this.batch) {
-        if (names === undefined) {
+        if (known === undefined) {
           wire.parse({ name: '', text: statement.text });
+        } else {
+          parseOnce(wire, known, statement);
         }
-        wire.bind({ statement: names === undefined ? '' : names.prefix + statement.id, values });
+        wire.bind({ statement: known === undefined ? '' : known.prefix + statement.id, values });
         wire.execute({});
+        if (known !== undefined) {
+          this.prepare?.forEach((other) => parseOnce(wire, known, other));
+        }
       }
       wire.sync();
     } finally {
       wire.stream.uncork?.();
     }
   };
-
-  /**
-   * Prepares every statement a request may need with its first batch: a pooler that hands this transaction a server
-   * session without them then fails the claim, where nothing is lost, and never the record.
-   */
-  private parse(wire: WireConnection): PreparedStatements | undefined {
-    if (this.prepare === undefined) {
-      return undefined;
-    }
-    const known = preparedStatementsOf(wire);
-    for (const { id, text } of this.prepare) {
-      if (!known.names.has(id)) {
-        wire.parse({ name: known.prefix + id, text });
-        known.names.add(id);
-      }
-    }
-    return known;
-  }
 
   handleRowDescription(): void {}
 
