@@ -213,6 +213,7 @@ export class IdempotentExecution {
     try {
       switch (this.verdictOn(response)) {
         case 'record the error':
+          this.afterCommit = []; // what they belong to is undone
           await this.claim.undoWrites();
           await this.record(response);
           break;

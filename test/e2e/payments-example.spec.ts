@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { Client } from 'pg';
+import { readEnvironment } from '../../examples/payments/environment.js';
 import { createTestDatabase } from '../support/database.js';
 import { startPaymentsExample, type PaymentsExample } from '../support/payments-example.js';
 import { openRequest, rawRequest, withoutVolatile, type RawRequest, type RawResponse } from '../support/raw-http.js';
@@ -164,12 +165,10 @@ describe('npm start', () => {
     await client.end();
   });
 
-  it.each([
-    [{ ADAPTER: 'koa' }, 'ADAPTER must be "express" or "fastify".'],
-    [{ PORT: '99999' }, 'PORT must be 0 (any free port) to 65535.'],
-    [{ DATABASE_URL: 'postgres://127.0.0.1:1/none' }, 'ECONNREFUSED'],
-  ])('refuses %j with a clear message', async (environment, message) => {
-    await expect(start(environment)).rejects.toThrow(message);
+  it('says what is wrong with its environment', async () => {
+    expect(() => readEnvironment({ ADAPTER: 'koa' })).toThrow('ADAPTER must be "express" or "fastify".');
+    expect(() => readEnvironment({ PORT: '99999' })).toThrow('PORT must be 0 (any free port) to 65535.');
+    await expect(start({ DATABASE_URL: 'postgres://127.0.0.1:1/none' })).rejects.toThrow('ECONNREFUSED');
   });
 });
 

@@ -66,13 +66,14 @@ function runProgram(then: 'stay' | 'leave', environment: NodeJS.ProcessEnv = {})
   undo.push(async () => {
     if (child.exitCode === null && child.kill('SIGKILL')) await once(child, 'exit');
   });
+  const errors = text(child.stderr);
   const launched = new Promise<Launched>((resolve, reject) => {
     createInterface({ input: child.stdout })
       .once('line', (line) => resolve(JSON.parse(line) as Launched))
-      .once('close', () => reject(new Error('The program ended without a server.')));
+      .once('close', () => void errors.then((all) => reject(new Error(`The program ended without a server. ${all}`))));
   });
-  launched.catch(() => {}); // Some tests wait for the errors instead.
-  return { process: child, launched, errors: text(child.stderr) };
+  launched.catch(() => {}); // A test may be done before that.
+  return { process: child, launched, errors };
 }
 
 async function kill({ process: child }: Program): Promise<void> {
@@ -238,9 +239,9 @@ describe('the PostgreSQL launcher', () => {
     const outcomes = await Promise.allSettled(programs.map(({ launched }) => launched));
     expect(outcomes.map(({ status }) => status).toSorted()).toEqual(['fulfilled', 'rejected', 'rejected']);
 
-    const losers = programs.filter((_, index) => outcomes[index]?.status === 'rejected');
-    const refusal: unknown = expect.stringContaining(`${dataDir} is in use by `);
-    expect(await Promise.all(losers.map(({ errors }) => errors))).toEqual([refusal, refusal]);
+    const refusals = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [String(outcome.reason)] : []));
+    const inUse: unknown = expect.stringContaining(`${dataDir} is in use by `);
+    expect(refusals).toEqual([inUse, inUse]);
     await expect(start(true)).rejects.toThrow(/is in use by process \d+ and its PostgreSQL server/);
   });
 
@@ -252,13 +253,19 @@ describe('the PostgreSQL launcher', () => {
     expect(readdirSync(dataDir)).toEqual(['thesis.txt']);
   });
 
+  it('makes its programs readable for the server, whatever the umask', async () => {
+    const umask = process.umask(0o077);
+    undo.push(() => process.umask(umask));
+    const { launched } = runProgram('leave', { TMPDIR: base });
+    expect((await launched).dataDir).toBe(dataDir);
+  });
+
   it('runs no program from a directory that somebody else could have prepared', async () => {
     const planted = join(base, `nestjs-idempotency-${process.getuid?.()}`);
     mkdirSync(planted);
     chmodSync(planted, 0o777);
     const program = runProgram('leave', { TMPDIR: base });
-    await expect(program.launched).rejects.toThrow('ended without a server');
-    expect(await program.errors).toContain(`${planted} is not a directory that belongs to you`);
+    await expect(program.launched).rejects.toThrow(`${planted} is not a directory that belongs to you`);
   });
 
   it('puts back the files that a cleaner of temporary files took away', async () => {
