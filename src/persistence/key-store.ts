@@ -224,17 +224,15 @@ export class KeyStore {
 
   /**
    * True when a claim failed because prepared statements do not stay with the connection (PgBouncer in transaction
-   * mode before 1.21), or went stale by a change of the table. Claiming again, on another connection, is safe: nothing
-   * has run. From then on the statements are sent unnamed where a pooler was the cause.
+   * mode before 1.21). Claiming again, on another connection, is safe: nothing has run. From then on the statements are
+   * sent unnamed.
    */
   shouldClaimAgain(error: unknown): boolean {
     switch (sqlStateOf(error)) {
       case SQLSTATE.invalidSqlStatementName:
-      case SQLSTATE.duplicatePreparedStatement: {
-        const again = this.keepsPrepared;
-        this.keepsPrepared = false;
-        return again;
-      }
+      case SQLSTATE.duplicatePreparedStatement:
+        this.keepsPrepared = false; // unnamed statements cannot fail that way: this comes to an end
+        return true;
       default:
         return false;
     }

@@ -5,10 +5,7 @@ export const SQLSTATE = {
   invalidSqlStatementName: '26000',
   serializationFailure: '40001',
   deadlockDetected: '40P01',
-  undefinedTable: '42P01',
   duplicatePreparedStatement: '42P05',
-  featureNotSupported: '0A000',
-  queryCanceled: '57014',
 } as const;
 
 /** What pg's `DatabaseError` carries; a broken connection has no SQLSTATE. */

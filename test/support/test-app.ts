@@ -53,7 +53,7 @@ export async function createTestApp(options: TestAppOptions): Promise<TestApp> {
       imports: [
         TypeOrmModule.forRoot({
           type: 'postgres',
-          url: databaseUrl,
+          url: throughPooler(databaseUrl),
           entities: [Effect],
           synchronize: true,
           poolSize: options.poolSize ?? 10,
@@ -96,6 +96,17 @@ export async function createTestApp(options: TestAppOptions): Promise<TestApp> {
       await database?.drop();
     },
   };
+}
+
+/** Where `npm run test:pgbouncer` has put PgBouncer in front of the database, the application goes through it. */
+function throughPooler(url: string): string {
+  const port = process.env['TEST_PGBOUNCER_PORT'];
+  if (port === undefined) {
+    return url;
+  }
+  const pooled = new URL(url);
+  pooled.port = port;
+  return pooled.href;
 }
 
 async function fastifyAdapter(): Promise<FastifyAdapter> {
