@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import type { PoolClient } from 'pg';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Claim, type ClaimedRequest } from './claim.js';
 import { deferred } from './deferred.js';
@@ -7,9 +8,11 @@ import {
   IN_FLIGHT_POLL_MS,
   OUTCOME_LOOK_UPS,
   POOL_WAIT_MS,
+  RECENT_KEYS,
   TRANSACTION_TIMEOUT_SLACK_MS,
 } from './idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from './idempotency.exceptions.js';
+import { RecentKeys } from './recent-keys.js';
 import type { IsolationLevel, RouteOptions } from './idempotency.options.js';
 import {
   AmbientTransaction,
@@ -43,6 +46,8 @@ export class ClaimService {
   /** Keys whose handler runs in this process, each with a promise of its end: duplicates need not ask the database. */
   private readonly running = new Map<string, Promise<void>>();
 
+  private readonly recent = new RecentKeys(RECENT_KEYS);
+
   constructor(
     private readonly store: KeyStore,
     private readonly transactions: AmbientTransactions,
@@ -59,7 +64,10 @@ export class ClaimService {
     const deadline = performance.now() + (inFlight === 'reject' ? 0 : inFlight.waitMs);
     for (let pauseMs: number = IN_FLIGHT_POLL_MS.first; ; pauseMs = Math.min(pauseMs * 2, IN_FLIGHT_POLL_MS.longest)) {
       const running = this.running.get(nameOf(request));
-      const outcome: Outcome = running === undefined ? await this.attempt(request) : { kind: 'in flight' };
+      const outcome: Outcome =
+        running === undefined
+          ? ((await this.replayOfRecent(request)) ?? (await this.attempt(request)))
+          : { kind: 'in flight' };
       const leftMs = deadline - performance.now();
       if (outcome.kind !== 'in flight' || leftMs <= 0) {
         return outcome;
@@ -97,6 +105,21 @@ export class ClaimService {
     return found.kind === 'completed' ? outcomeOf(found.response, request) : { kind: 'in flight' };
   }
 
+  /** A key that was recorded here a short while ago is most likely still there: then no transaction is begun for it. */
+  private async replayOfRecent(request: IdempotentRequest): Promise<Outcome | undefined> {
+    const name = nameOf(request);
+    if (!this.recent.has(name)) {
+      return undefined;
+    }
+    const { connection, result } = await this.onConnection((client) => this.store.lookUp(client, request));
+    connection.release();
+    if (result === undefined) {
+      this.recent.delete(name);
+      return undefined;
+    }
+    return outcomeOf(result, request);
+  }
+
   private async attempt(request: IdempotentRequest): Promise<Outcome> {
     const { options, ...identified } = request;
     const isolation = options.isolation ?? this.transactions.defaultIsolation;
@@ -114,6 +137,7 @@ export class ClaimService {
         return { kind: 'claimed', claim: this.started(claimed, connection, isolation) };
       case 'completed':
         this.giveBack(connection);
+        this.recent.add(nameOf(request));
         return outcomeOf(result.response, request);
       case 'in flight':
         this.giveBack(connection);
@@ -134,8 +158,14 @@ export class ClaimService {
     return result;
   }
 
-  /** One claim on a connection of its own; bounded, also where the database does not answer at all. */
-  private async tryClaim(request: ClaimRequest): Promise<{ connection: DatabaseConnection; result: ClaimResult }> {
+  private tryClaim(request: ClaimRequest): Promise<{ connection: DatabaseConnection; result: ClaimResult }> {
+    return this.onConnection((client) => this.store.claim(client, request));
+  }
+
+  /** One question on a connection of its own; bounded, also where the database does not answer at all. */
+  private async onConnection<T>(
+    ask: (client: PoolClient) => Promise<T>,
+  ): Promise<{ connection: DatabaseConnection; result: T }> {
     for (;;) {
       failpoint('claim: connecting');
       const connection = await this.connect();
@@ -145,7 +175,7 @@ export class ClaimService {
         POOL_WAIT_MS,
       );
       try {
-        const result = await this.store.claim(connection.client, request);
+        const result = await ask(connection.client);
         failpoint('claim: answered');
         return { connection, result };
       } catch (error) {
@@ -187,6 +217,9 @@ export class ClaimService {
     return new Claim(claimed, transaction, this.store, () => {
       if (this.running.get(name) === running.promise) {
         this.running.delete(name);
+      }
+      if (transaction.state === 'committed') {
+        this.recent.add(name);
       }
       running.resolve();
     });

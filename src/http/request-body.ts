@@ -59,7 +59,8 @@ function announcedLength(raw: RawRequest): number | undefined {
  * Nothing is taken from the stream.
  */
 async function isBodyArriving(raw: RawRequest): Promise<boolean> {
-  if (raw.readableLength > 0 || raw.destroyed) return true;
+  // The client is gone, and no event would say so again.
+  if (raw.destroyed) return true;
 
   const over = new AbortController();
   const next = ['readable', 'end', 'close'].map((event) => once(raw, event, { signal: over.signal }).then(() => event));

@@ -116,6 +116,13 @@ export class KeyStore {
     return locked === 't' ? { kind: 'claimed' } : { kind: 'in flight' };
   }
 
+  /** The recorded response, without a transaction: one round trip that leaves nothing to end. */
+  async lookUp(client: PoolClient, { scope, key }: KeyIdentity): Promise<StoredResponse | undefined> {
+    const [result] = await this.run(client, [{ statement: this.statements.lookUp, values: [scope, key] }]);
+    const row = result!.rows[0];
+    return row === undefined ? undefined : storedResponseOf(row);
+  }
+
   /**
    * Checks deferred constraints, records the response and commits, in one round trip.
    *
