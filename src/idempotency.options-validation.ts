@@ -27,7 +27,9 @@ const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
 const hasOnly = (value: Record<string, unknown>, checks: Record<string, Check>): boolean =>
-  Object.entries(value).every(([name, member]) => member === undefined || checks[name]?.accepts(member) === true);
+  Object.entries(value).every(
+    ([name, member]) => Object.hasOwn(checks, name) && (member === undefined || checks[name]!.accepts(member)),
+  );
 
 const headerNames: Check = {
   accepts: (value) => Array.isArray(value) && value.every((name) => typeof name === 'string' && HEADER_NAME.test(name)),

@@ -19,7 +19,7 @@ import {
 } from './idempotency.exceptions.js';
 import type { RouteOptions } from './idempotency.options.js';
 import { exceptionOf, valueLikeThatOf } from './outcome-answers.js';
-import { isRetryable } from './persistence/sqlstate.js';
+import { isRetryable, postgresErrorOf } from './persistence/sqlstate.js';
 
 interface Surroundings {
   claims: ClaimService;
@@ -316,7 +316,7 @@ export class IdempotentExecution {
     }
     const exception = isRetryable(error)
       ? new IdempotencyConflictException({ cause: error })
-      : this.claim.connectionLost
+      : this.claim.connectionLost || isFatal(error)
         ? new IdempotencyStoreUnavailableException('The connection to the database was lost.', { cause: error })
         : undefined;
     if (exception !== undefined) {
@@ -337,4 +337,9 @@ export class IdempotentExecution {
 /** Doubles each time and is spread over half to one and a half of it, so that two that met do not meet again. */
 function rerunPauseMs(attempt: number): number {
   return Math.min(RERUN_PAUSE_MS.first * 2 ** (attempt - 1), RERUN_PAUSE_MS.longest) * (0.5 + Math.random());
+}
+
+/** PostgreSQL's last word on a session that it ends; its socket closes a moment later. */
+function isFatal(error: unknown): boolean {
+  return postgresErrorOf(error)?.severity === 'FATAL';
 }

@@ -53,11 +53,19 @@ export class ResponseRecorder {
   ) {
     this.settled = this.settling.promise;
     const { req } = response;
-    const restoreResponse = replaceProperties(response, this.heldProperties());
-    const restoreRequest = replaceProperties(req, { socket: valueOf(shieldOf(req.socket)) });
+    const restoreMethods = replaceMethods(response, this.heldMethods());
+    const restoreState = replaceState(response, {
+      headersSent: () => this.headSent,
+      writableEnded: () => this.ended,
+      closed: () => false,
+      // Not `finished`: by that Node tells an idle connection, and closes it when the server shuts down.
+    });
+    const { socket } = req;
+    req.socket = shieldOf(socket);
     this.restore = () => {
-      restoreResponse();
-      restoreRequest();
+      restoreMethods();
+      restoreState();
+      req.socket = socket;
     };
   }
 
@@ -102,28 +110,26 @@ export class ResponseRecorder {
     }
   }
 
-  private heldProperties(): PropertyDescriptorMap {
+  private heldMethods(): Methods {
     const { response } = this;
     const setHeader = response.setHeader.bind(response);
-    const guarded = (name: 'setHeader' | 'appendHeader' | 'removeHeader' | 'setHeaders') => {
-      const original = response[name].bind(response) as (...args: unknown[]) => unknown;
-      return valueOf((...args: unknown[]) => {
-        if (this.headSent) {
-          throw Object.assign(new Error('Cannot set headers after they are sent to the client'), {
-            code: 'ERR_HTTP_HEADERS_SENT',
-          });
-        }
-        const result = original(...args);
-        return name === 'removeHeader' ? result : response;
-      });
-    };
     const emit = response.emit.bind(response);
+    const guarded = (name: 'setHeader' | 'appendHeader' | 'removeHeader' | 'setHeaders') => {
+      const original = response[name] as (...args: unknown[]) => unknown;
+      return (...args: unknown[]): unknown => {
+        if (this.headSent) {
+          throw headersSentError('set');
+        }
+        original.apply(response, args);
+        return response;
+      };
+    };
     return {
       setHeader: guarded('setHeader'),
       setHeaders: guarded('setHeaders'),
       appendHeader: guarded('appendHeader'),
       removeHeader: guarded('removeHeader'),
-      writeHead: valueOf((status: number, ...rest: unknown[]) => {
+      writeHead: (status: number, ...rest: unknown[]) => {
         const message = typeof rest[0] === 'string' ? rest[0] : undefined;
         const headers = rest[message === undefined && rest.length < 2 ? 0 : 1] as HeadersArgument | undefined;
         this.sendHead(() => {
@@ -132,34 +138,28 @@ export class ResponseRecorder {
           headerEntries(headers).forEach(([name, value]) => setHeader(name, value));
         });
         return response;
-      }),
-      flushHeaders: valueOf(() => this.sendHead()),
-      write: valueOf((chunk: unknown, encoding?: unknown, callback?: unknown) => this.write(chunk, encoding, callback)),
-      end: valueOf((chunk?: unknown, encoding?: unknown, callback?: unknown) => {
+      },
+      flushHeaders: () => this.sendHead(),
+      write: (chunk: unknown, encoding?: unknown, callback?: unknown) => this.write(chunk, encoding, callback),
+      end: (chunk?: unknown, encoding?: unknown, callback?: unknown) => {
         this.end(chunk, encoding, callback);
         return response;
-      }),
-      emit: valueOf((event: string | symbol, ...args: unknown[]) => {
+      },
+      emit: (event: string | symbol, ...args: unknown[]) => {
         if (event === 'close') {
           this.closed = true; // a client that goes away does not cancel the operation
+          response.destroyed = false;
           return true;
         }
         return emit(event, ...args);
-      }),
-      headersSent: { get: () => this.headSent, configurable: true },
-      writableEnded: { get: () => this.ended, configurable: true },
-      // Not `finished`: by that Node tells an idle connection, and closes it when the server shuts down.
-      destroyed: { get: () => false, set: () => undefined, configurable: true },
-      closed: { get: () => false, configurable: true },
+      },
     };
   }
 
   private sendHead(prepare?: () => void): void {
     if (this.headSent) {
       if (prepare !== undefined) {
-        throw Object.assign(new Error('Cannot write headers after they are sent to the client'), {
-          code: 'ERR_HTTP_HEADERS_SENT',
-        });
+        throw headersSentError('write');
       }
       return;
     }
@@ -225,44 +225,58 @@ export class ResponseRecorder {
 export function ignoreWrites(response: ServerResponse): void {
   const { statusCode } = response;
   let ended = false;
-  const nothing = valueOf(() => response);
-  replaceProperties(response, {
+  const nothing = (): ServerResponse => response;
+  replaceMethods(response, {
     setHeader: nothing,
     setHeaders: nothing,
     appendHeader: nothing,
     removeHeader: nothing,
     writeHead: nothing,
     flushHeaders: nothing,
-    write: valueOf((...args: unknown[]) => {
+    write: (...args: unknown[]) => {
       callBack(args);
       return true;
-    }),
-    end: valueOf((...args: unknown[]) => {
+    },
+    end: (...args: unknown[]) => {
       ended = true;
       callBack(args);
       return response;
-    }),
-    statusCode: { get: () => statusCode, set: () => undefined, configurable: true },
-    headersSent: { get: () => ended, configurable: true },
-    writableEnded: { get: () => ended, configurable: true },
+    },
+  });
+  replaceState(response, {
+    statusCode: () => statusCode,
+    headersSent: () => ended,
+    writableEnded: () => ended,
   });
 }
+
+const shields = new WeakMap<Socket, Socket>();
 
 /**
  * The request's socket as the framework may see it while the response is held: it never closes. NestJS cancels a
  * handler's Observable and destroys its streams when the socket does.
  */
 function shieldOf(socket: Socket): Socket {
-  const deaf =
-    (listen: (event: string, listener: () => void) => Socket) =>
-    (event: string, listener: () => void): Socket =>
-      event === 'close' ? socket : listen.call(socket, event, listener);
-  return Object.create(socket, {
-    destroyed: { get: () => false },
-    on: { value: deaf(socket.on) },
-    once: { value: deaf(socket.once) },
-    addListener: { value: deaf(socket.addListener) },
-  }) as Socket;
+  let shield = shields.get(socket);
+  if (shield === undefined) {
+    const deaf =
+      (listen: (event: string, listener: () => void) => Socket) =>
+      (event: string, listener: () => void): Socket =>
+        event === 'close' ? socket : listen.call(socket, event, listener);
+    shield = Object.create(socket, {
+      destroyed: { get: () => false },
+      on: { value: deaf(socket.on) },
+      once: { value: deaf(socket.once) },
+      addListener: { value: deaf(socket.addListener) },
+    }) as Socket;
+    shields.set(socket, shield); // one a connection, whatever the number of its requests
+  }
+  return shield;
+}
+
+function headersSentError(verb: 'set' | 'write'): Error {
+  const error = new Error(`Cannot ${verb} headers after they are sent to the client`);
+  return Object.assign(error, { code: 'ERR_HTTP_HEADERS_SENT' });
 }
 
 /** The callback of `write(chunk, encoding?, callback?)` and its kin, wherever it stands. */
@@ -277,24 +291,48 @@ function callBack(args: unknown[], error?: Error): void {
   }
 }
 
-function valueOf(value: unknown): PropertyDescriptor {
-  return { value, writable: true, configurable: true };
+type Methods = Partial<Record<keyof ServerResponse, unknown>>;
+
+/** Puts methods onto the object itself and gives back what takes it back. Nothing is deleted: that is slow in V8. */
+function replaceMethods(response: ServerResponse, methods: Methods): () => void {
+  const target = response as unknown as Record<string, unknown>;
+  const before: [string, unknown][] = [];
+  for (const [name, method] of Object.entries(methods)) {
+    before.push([name, target[name]]);
+    target[name] = method;
+  }
+  return () => {
+    for (const [name, method] of before) {
+      target[name] = method;
+    }
+  };
 }
 
-/** Defines properties on the object itself and gives back what undoes it. */
-function replaceProperties(target: object, properties: PropertyDescriptorMap): () => void {
-  const before = Object.entries(properties).map(
-    ([name]) => [name, Object.getOwnPropertyDescriptor(target, name)] as const,
-  );
-  Object.defineProperties(target, properties);
+/** The same for properties that tell a state; once taken back they tell what they told before. */
+function replaceState(
+  response: ServerResponse,
+  state: Partial<Record<keyof ServerResponse, () => unknown>>,
+): () => void {
+  let replaced = true;
+  for (const [name, get] of Object.entries(state)) {
+    const before = Object.getOwnPropertyDescriptor(response, name);
+    Object.defineProperty(response, name, {
+      get: () => {
+        if (replaced) {
+          return get();
+        }
+        return before === undefined
+          ? (Reflect.get(Object.getPrototypeOf(response) as object, name, response) as unknown)
+          : before.get === undefined
+            ? (before.value as unknown)
+            : (before.get.call(response) as unknown);
+      },
+      set: () => undefined,
+      configurable: true,
+    });
+  }
   return () => {
-    for (const [name, descriptor] of before) {
-      if (descriptor === undefined) {
-        Reflect.deleteProperty(target, name);
-      } else {
-        Object.defineProperty(target, name, descriptor);
-      }
-    }
+    replaced = false;
   };
 }
 

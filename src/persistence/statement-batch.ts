@@ -21,11 +21,37 @@ export interface StatementResult {
 
 /** The part of pg's Connection that writes extended-query messages (PostgreSQL manual, 54.2.3). */
 interface WireConnection {
-  stream: { cork?: () => void; uncork?: () => void };
+  stream: { writable: boolean; write(bytes: Buffer): boolean };
   parse(message: { name: string; text: string }): void;
   bind(message: { statement: string; values: readonly (string | Buffer | null)[] }): void;
   execute(message: { portal?: string; rows?: number }): void;
   sync(): void;
+}
+
+/** Bigger messages are written by themselves: what is saved by joining small ones is not worth a copy of these. */
+const JOINED_UP_TO_BYTES = 16 * 1024;
+
+/**
+ * The same connection with a stream that collects, so that a batch of some fifteen small messages becomes one write
+ * to the socket: a write of each, or one writev() of all, costs several times as much.
+ */
+function collectorFor(connection: WireConnection): WireConnection & { send(): void } {
+  const { stream } = connection;
+  let small: Buffer[] = [];
+  const send = (): void => {
+    stream.write(Buffer.concat(small));
+    small = [];
+  };
+  const write = (bytes: Buffer): boolean => {
+    if (bytes.length > JOINED_UP_TO_BYTES) {
+      send();
+      return stream.write(bytes);
+    }
+    small.push(bytes);
+    return true;
+  };
+  const collector = Object.create(connection) as WireConnection & { send(): void };
+  return Object.assign(collector, { stream: { writable: stream.writable, write }, send });
 }
 
 interface PreparedStatements {
@@ -80,26 +106,22 @@ class BatchQuery extends Query {
   }
 
   override submit = (connection: unknown): void => {
-    const wire = connection as WireConnection;
-    const known = this.prepare === undefined ? undefined : preparedStatementsOf(wire);
-    wire.stream.cork?.();
-    try {
-      for (const { statement, values = [] } of this.batch) {
-        if (known === undefined) {
-          wire.parse({ name: '', text: statement.text });
-        } else {
-          parseOnce(wire, known, statement);
-        }
-        wire.bind({ statement: known === undefined ? '' : known.prefix + statement.id, values });
-        wire.execute({});
-        if (known !== undefined) {
-          this.prepare?.forEach((other) => parseOnce(wire, known, other));
-        }
+    const wire = collectorFor(connection as WireConnection);
+    const known = this.prepare === undefined ? undefined : preparedStatementsOf(connection as object);
+    for (const { statement, values = [] } of this.batch) {
+      if (known === undefined) {
+        wire.parse({ name: '', text: statement.text });
+      } else {
+        parseOnce(wire, known, statement);
       }
-      wire.sync();
-    } finally {
-      wire.stream.uncork?.();
+      wire.bind({ statement: known === undefined ? '' : known.prefix + statement.id, values });
+      wire.execute({});
+      if (known !== undefined) {
+        this.prepare?.forEach((other) => parseOnce(wire, known, other));
+      }
     }
+    wire.sync();
+    wire.send();
   };
 
   handleRowDescription(): void {}
