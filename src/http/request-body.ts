@@ -59,6 +59,8 @@ function announcedLength(raw: RawRequest): number | undefined {
  * Nothing is taken from the stream.
  */
 async function isBodyArriving(raw: RawRequest): Promise<boolean> {
+  // A parser has read to the end already, and there was nothing to read.
+  if (raw.readableEnded) return false;
   // The client is gone, and no event would say so again.
   if (raw.destroyed) return true;
 

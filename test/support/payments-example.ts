@@ -18,7 +18,7 @@ export interface PaymentsExample {
 /** Runs the command of `npm start` and waits until it serves. */
 export async function startPaymentsExample(environment: NodeJS.ProcessEnv): Promise<PaymentsExample> {
   const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: { start: string } };
-  const [, ...args] = scripts.start.split(' ');
+  const args = scripts.start.replace(/^.*?\bnode /, '').split(' ');
   const { DATABASE_URL: _, ...env } = process.env;
   const child = spawn(process.execPath, args, {
     env: { ...env, PORT: '0', ...environment },

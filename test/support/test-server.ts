@@ -64,7 +64,7 @@ async function onServer(serverUrl: string, work: (client: Client) => Promise<unk
       'The tests cannot use the PostgreSQL server of DATABASE_URL, where they must be able to create databases. ' +
         'Start one with "docker run --rm -p 5432:5432 -e POSTGRES_PASSWORD=postgres postgres:18" and set ' +
         'DATABASE_URL=postgres://postgres:postgres@127.0.0.1:5432/postgres, or unset DATABASE_URL: ' +
-        'the tests then start one of their own.',
+        `the tests then start one of their own. (${String(error)})`,
       { cause: error },
     );
   } finally {

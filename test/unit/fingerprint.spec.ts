@@ -475,6 +475,15 @@ describe('a body of unknown length', () => {
     expect(await chunked(['x'], delayed)).toContain('UnreadBodyError');
   });
 
+  it('is no body when a parser came to its end without a byte', async () => {
+    const empty = new Readable({ read() {} });
+    empty.push(null);
+    await empty.toArray();
+    const sent = { method: 'POST', url: '/payments', headers: { 'transfer-encoding': 'chunked' }, httpVersionMajor: 1 };
+
+    expect(await outcomeOf(Object.assign(empty, sent, { body: {} }))).toBe(await hex({}));
+  });
+
   it('is an error when the client was gone before the first byte', async () => {
     const gone = new Readable({ read() {} });
     const closed = once(gone, 'close');
