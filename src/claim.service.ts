@@ -227,10 +227,14 @@ export class ClaimService {
 
   /** Ends a transaction that has only looked. The answer to the client does not wait for it. */
   private giveBack(connection: DatabaseConnection): void {
-    this.store.rollback(connection.client).then(
-      () => connection.release(),
-      (error: unknown) => connection.destroy(error),
-    );
+    const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);
+    void this.store
+      .rollback(connection.client)
+      .then(
+        () => connection.release(),
+        (error: unknown) => connection.destroy(error),
+      )
+      .finally(() => clearTimeout(limit));
   }
 }
 

@@ -1,6 +1,7 @@
 import type { EntityManager } from 'typeorm';
 import { deferred } from './deferred.js';
 import { failpoint } from './failpoint.js';
+import { POOL_WAIT_MS } from './idempotency.constants.js';
 import {
   IdempotencyConflictException,
   IdempotencyException,
@@ -109,6 +110,8 @@ export class Claim {
     }
     this.over = true;
     const { connection } = transaction;
+    // A network that swallows the ROLLBACK must not keep the key in flight, nor the connection out of the pool.
+    const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);
     try {
       await Promise.race([transaction.refuseFurtherWork(), this.aborted.promise]);
       failpoint('rollback: sending');
@@ -118,6 +121,7 @@ export class Claim {
     } catch (error) {
       connection.destroy(error);
     } finally {
+      clearTimeout(limit);
       this.settled();
     }
   }

@@ -1,5 +1,6 @@
+import { AsyncResource } from 'node:async_hooks';
 import { type CallHandler, type ExecutionContext, Injectable, Logger, type NestInterceptor } from '@nestjs/common';
-import { type Observable, of } from 'rxjs';
+import { EMPTY, Observable, of, type Subscriber } from 'rxjs';
 import type { Claim } from './claim.js';
 import type { IdempotentRequest, ReplayableResponse } from './claim.service.js';
 import { failpoint } from './failpoint.js';
@@ -26,13 +27,32 @@ export class IdempotencyInterceptor implements NestInterceptor {
 
   constructor(private readonly runtime: IdempotencyRuntime) {}
 
-  async intercept(context: ExecutionContext, next: CallHandler): Promise<Observable<unknown>> {
+  intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
+    const caller = new AsyncResource('IdempotencyInterceptor'); // an outer interceptor may have set what the handler is to find
+    return new Observable((subscriber) => {
+      caller.runInAsyncScope(() => {
+        this.answer(context, next, subscriber).then(
+          (answer) => answer.subscribe(subscriber),
+          (error: unknown) => subscriber.error(error),
+        );
+      });
+    });
+  }
+
+  /** @param outer tells when the outer interceptors have turned away, by a time limit of theirs for instance */
+  private async answer(
+    context: ExecutionContext,
+    next: CallHandler,
+    outer: Subscriber<unknown>,
+  ): Promise<Observable<unknown>> {
     if (context.getType() !== 'http') {
       throw new Error(`@Idempotent() works on HTTP handlers, not in a context of type "${context.getType()}".`);
     }
     const options = this.runtime.routes.ofContext(context);
     const exchange = new HttpExchange(context);
     failpoint('request: accepted');
+    exchange.assertHoldable();
+    exchange.withdrawProblem();
     try {
       const key = await this.readKey(context, exchange, options);
       if (key === undefined) {
@@ -40,6 +60,11 @@ export class IdempotencyInterceptor implements NestInterceptor {
       }
       const request = await describeRequest(context, key, options);
       const outcome = await this.runtime.claims.claim(request);
+      if (outer.closed) {
+        // They have answered already, and nobody would ever end the claim.
+        await (outcome.kind === 'claimed' && outcome.claim.rollBack());
+        return EMPTY;
+      }
       switch (outcome.kind) {
         case 'claimed':
           return this.execute(context, next, exchange, request, options, outcome.claim);
@@ -49,7 +74,7 @@ export class IdempotencyInterceptor implements NestInterceptor {
           throw exceptionOf(outcome);
       }
     } catch (error) {
-      if (error instanceof IdempotencyException) {
+      if (error instanceof IdempotencyException && !outer.closed) {
         exchange.announceProblem(this.dress(error));
       }
       throw error;
@@ -81,7 +106,7 @@ export class IdempotencyInterceptor implements NestInterceptor {
     if (options.key === undefined) {
       exchange.response.setHeader(options.header, parsed.raw);
     }
-    if (options.keyPattern !== undefined && options.keyPattern.exec(parsed.key)?.[0] !== parsed.key) {
+    if (options.keyPattern !== undefined && !matchesWhole(options.keyPattern, parsed.key)) {
       throw new IdempotencyKeyMalformedException('it does not have the form that this operation asks for');
     }
     return parsed.key;
@@ -112,6 +137,18 @@ export class IdempotencyInterceptor implements NestInterceptor {
     }
     return exception.withBaseUrl(this.runtime.problemBaseUrl);
   }
+}
+
+const wholePatterns = new WeakMap<RegExp, RegExp>();
+
+/** Anchored rather than compared with the match: of `/a|ab/` the first alternative that matches would win. */
+function matchesWhole(pattern: RegExp, key: string): boolean {
+  let whole = wholePatterns.get(pattern);
+  if (whole === undefined) {
+    whole = new RegExp(`^(?:${pattern.source})$`, pattern.flags);
+    wholePatterns.set(pattern, whole);
+  }
+  return whole.test(key);
 }
 
 async function describeRequest(

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import { Inject, Injectable, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
 import { ModuleRef, Reflector } from '@nestjs/core';
 import { getDataSourceToken } from '@nestjs/typeorm';
@@ -35,10 +36,14 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     const schema = this.options.schema ?? dataSourceSchema(dataSource);
     const store = new KeyStore(schema);
     if (!(await store.tableExists(dataSource))) {
-      const option = this.options.schema === undefined ? '' : ` --schema ${this.options.schema}`;
+      const option = schema === undefined ? '' : ` --schema ${shellWord(schema)}`;
+      const migrations =
+        this.options.schema === undefined
+          ? 'idempotencyMigrations'
+          : `idempotencyMigrationsIn(${inspect(this.options.schema)})`;
       throw new Error(
         `IdempotencyModule: the table ${store.table} is not there. Create it by "npx nestjs-idempotency migration:run${option}" ` +
-          "(with DATABASE_URL or --url), or add `...idempotencyMigrations` from 'nestjs-idempotency/migrations' to your DataSource's `migrations`.",
+          `(with DATABASE_URL or --url), or add \`...${migrations}\` from 'nestjs-idempotency/migrations' to your DataSource's \`migrations\`.`,
       );
     }
     const transactions = new AmbientTransactions(dataSource);
@@ -92,4 +97,9 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     }
     return dataSource;
   }
+}
+
+/** As a shell takes it for one word, whatever is in it. */
+function shellWord(text: string): string {
+  return /^[\w.-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
 }

@@ -320,6 +320,7 @@ export class IdempotentExecution {
         ? new IdempotencyStoreUnavailableException('The connection to the database was lost.', { cause: error })
         : undefined;
     if (exception !== undefined) {
+      this.failure = exception;
       this.answer.announce(this.around.dress(exception));
     }
     return exception ?? error;

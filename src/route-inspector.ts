@@ -28,9 +28,10 @@ export class RouteInspector implements OnModuleInit {
         continue;
       }
       const controller = metatype as Type;
+      validateRouteOptions(this.reflector.get(IdempotentMetadata, controller) ?? {}, controller.name);
       for (const [name, handler] of this.idempotentHandlers(controller)) {
         const where = `${controller.name}.${name}`;
-        this.check(controller, handler, where);
+        this.check(handler, where);
         if (this.sharesScope(controller, handler)) {
           shared.push(where);
         }
@@ -55,8 +56,7 @@ export class RouteInspector implements OnModuleInit {
       });
   }
 
-  private check(controller: Type, handler: Handler, where: string): void {
-    validateRouteOptions(this.reflector.get(IdempotentMetadata, controller) ?? {}, controller.name);
+  private check(handler: Handler, where: string): void {
     validateRouteOptions(this.reflector.get(IdempotentMetadata, handler) ?? {}, where);
     if (Reflect.hasMetadata(SSE_METADATA, handler)) {
       throw new IdempotencyOptionError(

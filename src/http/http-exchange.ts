@@ -1,5 +1,5 @@
 import type { ExecutionContext } from '@nestjs/common';
-import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import { REPLAYED_HEADER } from '../idempotency.constants.js';
 import type { IdempotencyException } from '../idempotency.exceptions.js';
 import {
@@ -27,6 +27,9 @@ interface FrameworkResponse {
 
 const attempts = new WeakMap<IncomingMessage, number>();
 
+/** How to take back the headers of the problem that was announced last, for each response that has some. */
+const withdrawals = new WeakMap<ServerResponse, () => void>();
+
 /** Node's own request and response, below the framework's: Fastify wraps them, Express extends them. */
 export class HttpExchange {
   readonly request: IncomingMessage;
@@ -44,6 +47,20 @@ export class HttpExchange {
     this.frameworkResponse = response;
   }
 
+  /** @throws Error where the response cannot be held back until COMMIT */
+  assertHoldable(): void {
+    if (this.request.httpVersionMajor > 1) {
+      throw new Error(
+        '@Idempotent() cannot hold a response over HTTP/2 back. Let a proxy in front of the application speak HTTP/2.',
+      );
+    }
+    if (this.response.headersSent) {
+      throw new Error(
+        'The response was sent before the handler ran, so it cannot wait for COMMIT. Answer from the handler of an @Idempotent() route.',
+      );
+    }
+  }
+
   /** The headers the response has so far; Fastify's reply keeps its own until it sends. */
   baseline(): HeaderBaseline {
     const { response, frameworkResponse } = this;
@@ -56,6 +73,7 @@ export class HttpExchange {
   /** Takes the headers back to the baseline, also where Fastify's reply keeps them. */
   resetTo(baseline: HeaderBaseline): void {
     const { response, frameworkResponse } = this;
+    withdrawProblem(response);
     resetHeaders(response, baseline);
     if (frameworkResponse.raw !== undefined) {
       for (const name of Object.keys(frameworkResponse.getHeaders?.() ?? {})) {
@@ -89,33 +107,106 @@ export class HttpExchange {
   replay(recorded: { status: number; headers: HeaderLine[]; body: Buffer }, baseline: HeaderBaseline): void {
     const { response } = this;
     const { headers, body } = acceptableTo(this.request.headers, recorded);
+    withdrawProblem(response);
     resetHeaders(response, baseline);
     applyHeaders(response, headers);
     response.setHeader(REPLAYED_HEADER, 'true');
     response.statusCode = recorded.status;
-    response.end(body);
+    endWith(response, body);
     ignoreWrites(response);
   }
 
   /** Sends a problem document without the help of an exception filter, when the framework has already answered. */
   sendProblem(exception: IdempotencyException, baseline: HeaderBaseline): void {
     const { response } = this;
+    withdrawProblem(response);
     resetHeaders(response, baseline);
     this.announceProblem(exception);
     response.statusCode = exception.getStatus();
-    response.end(JSON.stringify(exception.getResponse()));
+    endWith(response, Buffer.from(JSON.stringify(exception.getResponse())));
   }
 
-  /** Puts the headers of a problem onto the response, before an exception filter writes its body. */
+  /** Has the headers of a problem go out with it, whoever writes its body: mostly an exception filter. */
   announceProblem(exception: IdempotencyException): void {
     const { response } = this;
     if (response.headersSent) {
       return;
     }
-    response.setHeader('Content-Type', 'application/problem+json; charset=utf-8');
-    response.appendHeader('Link', `<${exception.getResponse().type}>; rel="describedby"`);
-    if (exception.retryAfterSeconds !== undefined) {
-      response.setHeader('Retry-After', String(exception.retryAfterSeconds));
+    withdrawProblem(response);
+    const { retryAfterSeconds } = exception;
+    const link = `<${exception.getResponse().type}>; rel="describedby"`;
+    const links = response.getHeader('Link');
+    const withdraw = setHeadersOnStatus(response, exception.getStatus(), [
+      ['Content-Type', 'application/problem+json; charset=utf-8'],
+      ['Link', links === undefined ? link : [links, link].flat().map(String)],
+      ...(retryAfterSeconds === undefined ? [] : [['Retry-After', String(retryAfterSeconds)] as const]),
+    ]);
+    withdrawals.set(response, withdraw);
+  }
+
+  /** For a request that is handled anew: an outer interceptor may try again after a problem. */
+  withdrawProblem(): void {
+    withdrawProblem(this.response);
+  }
+}
+
+function withdrawProblem(response: ServerResponse): void {
+  withdrawals.get(response)?.();
+  withdrawals.delete(response);
+}
+
+/**
+ * The headers are on the response while its status is `expected`: whoever answers sets the status first, and an outer
+ * interceptor may catch a problem and answer with something else. Headers that others have set meanwhile stay.
+ */
+function setHeadersOnStatus(
+  response: ServerResponse,
+  expected: number,
+  headers: readonly (readonly [name: string, value: string | string[]])[],
+): () => void {
+  const before = headers.map(([name]) => response.getHeader(name));
+  let { statusCode } = response;
+  let shown = false;
+  const show = (wanted: boolean): void => {
+    if (shown === wanted || response.headersSent) {
+      return;
     }
+    shown = wanted;
+    headers.forEach(([name, value], index) => {
+      const [from, to] = wanted ? [before[index], value] : [value, before[index]];
+      if (String(response.getHeader(name)) === String(from)) {
+        setOrRemove(response, name, to);
+      }
+    });
+  };
+  const whenSet = (status: number): void => {
+    statusCode = status;
+    show(status === expected);
+  };
+  whenSet(statusCode);
+  Object.defineProperty(response, 'statusCode', { get: () => statusCode, set: whenSet, configurable: true });
+  return () => {
+    show(false);
+    Object.defineProperty(response, 'statusCode', { value: statusCode, writable: true, configurable: true });
+  };
+}
+
+function setOrRemove(response: ServerResponse, name: string, value: OutgoingHttpHeader | undefined): void {
+  if (value === undefined) {
+    response.removeHeader(name);
+  } else {
+    response.setHeader(name, value);
+  }
+}
+
+/**
+ * Ends the response. Where middleware has put an `end` of its own in place that gets to Node's only later, when writes
+ * are ignored already, Node must still find the `writeHead` of now.
+ */
+function endWith(response: ServerResponse, body: Buffer): void {
+  const { writeHead, statusCode } = response;
+  response.end(body);
+  if (!response.headersSent) {
+    Object.assign(response, { _implicitHeader: () => writeHead.call(response, statusCode) });
   }
 }

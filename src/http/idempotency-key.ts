@@ -63,6 +63,8 @@ export function readIdempotencyKey(
  * `"abc"` and `abc` are the same key.
  */
 export function parseIdempotencyKey(value: string): ParsedKey {
+  // A resolver may hand on what a client put into a JSON body, and every object would pass for "[object Object]" below.
+  if (typeof value !== 'string') return malformed('it is not a string');
   if (value === '') return malformed('it is empty');
   if (value.length > MAX_RAW_LENGTH) return tooLong();
   if (!STARTS_WITH_QUOTE.test(value)) {

@@ -119,7 +119,8 @@ function asUtf8(name: string): string {
 function isAttached(value: unknown): value is AttachedPart {
   if (!isObject(value)) return false;
   const { fieldname, fields } = value;
-  return typeof fieldname === 'string' && isObject(fields) && [fields[fieldname]].flat().includes(value);
+  // A part without a name is attached as `undefined`.
+  return isObject(fields) && [fields[String(fieldname)]].flat().includes(value);
 }
 
 function isAttachedFile(value: unknown): value is AttachedFile {

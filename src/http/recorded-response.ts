@@ -22,6 +22,18 @@ const NEVER_STORED = new Set([
   'www-authenticate',
 ]);
 
+/**
+ * Always stored, also where the route had set them before the handler ran (`@Header()`): they describe the stored body
+ * (RFC 9110, 8.3 to 8.7).
+ */
+const DESCRIBES_BODY = new Set([
+  'content-disposition',
+  'content-encoding',
+  'content-language',
+  'content-location',
+  'content-type',
+]);
+
 /** The headers a response has before the handler runs, by lower-case name: those are each request's own. */
 export type HeaderBaseline = ReadonlyMap<string, string[]>;
 
@@ -51,7 +63,8 @@ export function changedHeaders(
     const key = name.toLowerCase();
     const values = linesOf(response.getHeader(name));
     present.add(key);
-    if (isStored(key) && (kept.has(key) || !sameLines(baseline.get(key), values))) {
+    const isOwn = kept.has(key) || DESCRIBES_BODY.has(key) || !sameLines(baseline.get(key), values);
+    if (isStored(key) && isOwn) {
       lines.push(...values.map((value): HeaderLine => [name, value]));
     }
   }
@@ -125,7 +138,12 @@ export function acceptableTo(
   if (encoding === undefined || decode === undefined || accepts(request['accept-encoding'], encoding)) {
     return recorded;
   }
-  const body = decode(recorded.body);
+  let body: Buffer;
+  try {
+    body = decode(recorded.body);
+  } catch {
+    return recorded; // it is not what it says, or there is none (204, 304): then as the first client got it
+  }
   const own = new Set(['content-encoding', 'content-length', 'etag']);
   return {
     headers: [
@@ -141,8 +159,11 @@ export function headerOf(lines: readonly HeaderLine[], name: string): string | u
 }
 
 function accepts(acceptEncoding: IncomingHttpHeaders['accept-encoding'], encoding: string): boolean {
+  if (acceptEncoding === undefined) {
+    return true; // who does not say takes any, as the first client of the same kind did
+  }
   const offers = new Map(
-    String(acceptEncoding ?? '')
+    String(acceptEncoding)
       .toLowerCase()
       .split(',')
       .map((offer): [string, boolean] => {

@@ -345,12 +345,15 @@ function headerEntries(headers: HeadersArgument | undefined): [string, string | 
       (entry): entry is [string, string | number | string[]] => entry[1] !== undefined,
     );
   }
-  // [name, value, name, value, ...] or [[name, value], ...]; a name that comes again is a line of its own
-  const flat = headers.flat() as (string | number)[];
-  const byName = new Map<string, (string | number)[]>();
-  for (let index = 0; index + 1 < flat.length; index += 2) {
-    const name = String(flat[index]);
-    byName.set(name, [...(byName.get(name) ?? []), flat[index + 1]!]);
+  // [name, value, name, value, ...] or [[name, value], ...], a value being one line or several of them. A name that
+  // comes again, in whatever case, is a line of its own.
+  const pairs = Array.isArray(headers[0])
+    ? headers
+    : headers.flatMap((name, i) => (i % 2 ? [] : [[name, headers[i + 1]]]));
+  const byName = new Map<string, [name: string, lines: string[]]>();
+  for (const [name, value] of pairs as [name: string, value: string | number | readonly string[]][]) {
+    const entry = byName.get(name.toLowerCase()) ?? [name, []];
+    byName.set(name.toLowerCase(), [entry[0], [...entry[1], ...[value].flat().map(String)]]);
   }
-  return [...byName].map(([name, values]) => [name, values.length === 1 ? values[0]! : values.map(String)]);
+  return [...byName.values()].map(([name, lines]) => [name, lines.length === 1 ? lines[0]! : lines]);
 }

@@ -12,8 +12,9 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   private stopped = false;
 
   constructor(private readonly runtime: IdempotencyRuntime) {
-    const { purge } = runtime.options;
-    this.options = { ...DEFAULT_OPTIONS.purge, ...(purge === false ? {} : purge) };
+    const { intervalMs = DEFAULT_OPTIONS.purge.intervalMs, batchSize = DEFAULT_OPTIONS.purge.batchSize } =
+      runtime.options.purge || {};
+    this.options = { intervalMs, batchSize };
   }
 
   onApplicationBootstrap(): void {
@@ -30,7 +31,13 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   }
 
   /** Deletes all expired keys, batch by batch, until a batch is short. Answers how many it deleted. */
-  async runOnce(): Promise<number> {
+  runOnce(): Promise<number> {
+    const purge = this.deleteExpired();
+    this.running = Promise.allSettled([this.running, purge]);
+    return purge;
+  }
+
+  private async deleteExpired(): Promise<number> {
     const { dataSource, store, transactions } = this.runtime;
     const { batchSize } = this.options;
     let total = 0;
@@ -47,7 +54,7 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
     // Instances that were started together do not purge together.
     const jitter = 0.9 + Math.random() * 0.2;
     this.timer = setTimeout(() => {
-      this.running = this.runOnce()
+      void this.runOnce()
         .catch((error: unknown) => this.logger.error(error))
         .finally(() => {
           if (!this.stopped) {
