@@ -78,6 +78,21 @@ export class IdempotencyKeyMalformedException extends IdempotencyException {
   }
 }
 
+/** 415: there is a body, but nothing that reads its media type, so it can be told from no other. */
+export class IdempotencyUnsupportedMediaTypeException extends IdempotencyException {
+  constructor(mediaType: string, options?: HttpExceptionOptions) {
+    super(
+      {
+        slug: 'media-type-unsupported',
+        title: 'The media type is not supported',
+        status: 415,
+        detail: `This operation does not read a body of type "${mediaType}".`,
+      },
+      options,
+    );
+  }
+}
+
 /** 422: the key was used before, for another request. */
 export class IdempotencyKeyReusedException extends IdempotencyException {
   constructor() {

@@ -8,11 +8,13 @@ import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/f
 import { HttpExchange } from './http/http-exchange.js';
 import { requestTarget } from './http/http-request.js';
 import { parseIdempotencyKey, readIdempotencyKey } from './http/idempotency-key.js';
+import { UnreadBodyError } from './http/unread-body.error.js';
 import { provideContext } from './idempotency-context.decorator.js';
 import {
   IdempotencyException,
   IdempotencyKeyMalformedException,
   IdempotencyKeyMissingException,
+  IdempotencyUnsupportedMediaTypeException,
 } from './idempotency.exceptions.js';
 import type { RouteOptions } from './idempotency.options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
@@ -160,7 +162,7 @@ async function describeRequest(
   const [scope, fingerprint] = await Promise.all([
     resolveScope(context, options.scope),
     options.fingerprint === undefined
-      ? fingerprintRequest(request)
+      ? fingerprintRequest(request).catch(refuseUnread)
       : Promise.resolve(options.fingerprint(context)).then((value) => fingerprintOf(value, request)),
   ]);
   return {
@@ -183,4 +185,12 @@ function replay(exchange: HttpExchange, response: ReplayableResponse): Observabl
   exchange.replay(response, exchange.baseline());
   failpoint('replay: sent');
   return of(valueLikeThatOf(response));
+}
+
+/** A media type that nothing reads is the client's mistake; anything else that leaves a body unread is the route's. */
+function refuseUnread(error: unknown): never {
+  if (error instanceof UnreadBodyError && error.unsupportedMediaType !== undefined) {
+    throw new IdempotencyUnsupportedMediaTypeException(error.unsupportedMediaType, { cause: error });
+  }
+  throw error;
 }

@@ -10,6 +10,7 @@ export {
   IdempotencyStoreUnavailableException,
   IdempotencyTimeoutException,
   IdempotencyTransactionFailedException,
+  IdempotencyUnsupportedMediaTypeException,
   TransactionRolledBackError,
 } from './idempotency.exceptions.js';
 export type { ProblemDocument } from './idempotency.exceptions.js';

@@ -18,7 +18,12 @@ const REMEDY =
  */
 export async function resolveScope(context: ExecutionContext, resolver: Resolver<string> | undefined): Promise<string> {
   const scope = resolver === undefined ? userOf(context) : await resolver(context);
-  if (typeof scope !== 'string' || scope.length > MAX_SCOPE_LENGTH || scope.includes('\0') || LONE_SURROGATE.test(scope)) {
+  if (
+    typeof scope !== 'string' ||
+    scope.length > MAX_SCOPE_LENGTH ||
+    scope.includes('\0') ||
+    LONE_SURROGATE.test(scope)
+  ) {
     throw new Error(
       `The scope of an idempotency key must be a string of at most ${MAX_SCOPE_LENGTH} characters without NUL or lone surrogates; got ${describe(scope)}. ${REMEDY}`,
     );

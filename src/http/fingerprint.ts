@@ -53,9 +53,9 @@ export async function fingerprintRequest(request: unknown): Promise<Buffer> {
  * @param value bytes, or anything that can be written as JSON; order of members does not matter
  */
 export function fingerprintOf(value: unknown, request: unknown): Buffer {
-  if (value === undefined) {
+  if (value === undefined || typeof value === 'function' || typeof value === 'symbol') {
     throw new TypeError(
-      'The `fingerprint` resolver returned undefined. Return what a retry must repeat, or null if method and path suffice.',
+      'The `fingerprint` resolver returned undefined, a function or a symbol. Return what a retry must repeat, or null if method and path suffice.',
     );
   }
   const httpRequest = request as HttpRequest;

@@ -1,11 +1,20 @@
 const LAST_RESORT = 'or give @Idempotent() a `fingerprint` resolver that returns what identifies the request';
 
 /**
- * The body cannot be read when the fingerprint is taken. It is a mistake in the application, not in the request, and it
- * must not pass as an empty body: then every payload would have the same fingerprint.
+ * The body cannot be read when the fingerprint is taken. It must not pass as an empty body: then every payload would
+ * have the same fingerprint.
  */
 export class UnreadBodyError extends Error {
   override readonly name = 'UnreadBodyError';
+
+  constructor(
+    message: string,
+    options?: ErrorOptions,
+    /** The media type, where it was the client that chose one which nothing reads; else the application is mistaken. */
+    readonly unsupportedMediaType?: string,
+  ) {
+    super(message, options);
+  }
 
   /** The bytes are still on the wire, or somebody else is streaming them. */
   static notParsed(mediaType: string): UnreadBodyError {
@@ -14,6 +23,8 @@ export class UnreadBodyError extends Error {
         'Move @UseInterceptors(FileInterceptor(...)) below @Idempotent(), so that the upload is read first, ' +
         'or register a body parser for this media type (@fastify/multipart with `attachFieldsToBody: true`), ' +
         `${LAST_RESORT}.`,
+      undefined,
+      mediaType.startsWith('multipart/') ? undefined : mediaType, // an upload that comes too late for the fingerprint
     );
   }
 
@@ -22,6 +33,8 @@ export class UnreadBodyError extends Error {
     return new UnreadBodyError(
       `The body of this request (${mediaType || 'no Content-Type'}) was read, but is not in \`request.body\`, ` +
         `so it has no fingerprint. Let the parser put it there, ${LAST_RESORT}.`,
+      undefined,
+      mediaType,
     );
   }
 
