@@ -148,6 +148,8 @@ export function acceptableTo(
   return {
     headers: [
       ...recorded.headers.filter(([name]) => !own.has(name.toLowerCase())),
+      ['Content-Encoding', null],
+      ['ETag', null],
       ['Content-Length', String(body.length)],
     ],
     body,
