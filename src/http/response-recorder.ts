@@ -327,7 +327,7 @@ function replaceState(
             ? (before.value as unknown)
             : (before.get.call(response) as unknown);
       },
-      set: () => undefined,
+      set() {}, // it tells; nobody can tell it
       configurable: true,
     });
   }

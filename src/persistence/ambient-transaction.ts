@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { Readable } from 'node:stream';
-import type { PoolClient } from 'pg';
+import type { Pool, PoolClient } from 'pg';
 import {
   type DataSource,
   type EntityManager,
@@ -52,6 +52,25 @@ interface Place {
 /** What `createQueryRunner()` answered within a transaction, each with the scope its work belongs to. */
 const scopesOfHandles = new WeakMap<QueryRunner, () => Scope | undefined>();
 
+/** The pool of the primary, where TypeORM's driver keeps one. */
+function poolOf(dataSource: DataSource): Pool | undefined {
+  return (dataSource.driver as { master?: Pool }).master;
+}
+
+const guarded = new WeakSet<PoolClient>();
+
+/**
+ * Between the pool, which takes its `error` listener off a connection at checkout, and TypeORM, which puts its own on a
+ * moment later, a connection that dies would end the process by an uncaught exception. Whoever holds it still learns
+ * of its death by the next statement.
+ */
+function keepProcessAlive(client: PoolClient): void {
+  if (!guarded.has(client)) {
+    guarded.add(client);
+    client.on('error', () => undefined);
+  }
+}
+
 /**
  * Makes a DataSource transaction-aware: within {@link AmbientTransaction.run} every repository, manager, query builder
  * and `DataSource.transaction()` of it uses the one transaction. All of TypeORM that was given no QueryRunner asks
@@ -64,6 +83,7 @@ export class AmbientTransactions {
   constructor(readonly dataSource: DataSource) {
     this.createOrdinaryRunner = dataSource.createQueryRunner.bind(dataSource);
     dataSource.createQueryRunner = (mode) => this.createQueryRunner(mode);
+    poolOf(dataSource)?.on('acquire', keepProcessAlive);
     installed.set(dataSource, this);
     nestTransactions(Object.getPrototypeOf(dataSource.manager) as EntityManager);
   }
@@ -77,6 +97,7 @@ export class AmbientTransactions {
   /** Gives the DataSource its own ways back. */
   uninstall(): void {
     Reflect.deleteProperty(this.dataSource, 'createQueryRunner');
+    poolOf(this.dataSource)?.off('acquire', keepProcessAlive);
     installed.delete(this.dataSource);
   }
 

@@ -1,0 +1,37 @@
+/** What the suite and an instance of the application say to each other over the channel between them. */
+import type { Failpoint } from '../../../src/failpoint.js';
+
+/** Exit code of an instance that could not start, because PostgreSQL died under it: EX_TEMPFAIL of sysexits.h. */
+export const BOOT_FAILED = 75;
+
+export interface InstanceConfig {
+  databaseUrl: string;
+  /** Whether the database is reached through the proxy. */
+  connection: 'direct' | 'proxied';
+  adapter: 'express' | 'fastify';
+  /** How far the application's clock is off. */
+  clockOffsetMs: number;
+  poolSize: number;
+}
+
+/** Dies at the `hit`-th passage of the failpoint from now on; none disarms. */
+export interface ArmMessage {
+  failpoint: Failpoint | undefined;
+  hit: number;
+}
+
+export interface ReadyMessage {
+  port: number;
+  bootMs: number;
+}
+
+/** Asks for a {@link PoolReport}. */
+export interface ReportMessage {
+  report: 'pool';
+}
+
+export interface PoolReport {
+  total: number;
+  idle: number;
+  waiting: number;
+}

@@ -1,0 +1,48 @@
+import { randomUUID } from 'node:crypto';
+import { Injectable } from '@nestjs/common';
+import { InjectRepository } from '@nestjs/typeorm';
+import { Repository } from 'typeorm';
+import { Account, Effect, Posting } from './entities.js';
+
+/** A service as users write it: it knows nothing of idempotency, and its repository must join the transaction by itself. */
+@Injectable()
+export class LedgerService {
+  constructor(
+    @InjectRepository(Posting) private readonly postings: Repository<Posting>,
+    @InjectRepository(Account) private readonly accounts: Repository<Account>,
+  ) {}
+
+  /** save() opens a transaction of its own: within the request's, a savepoint. */
+  async post(nonce: string, amount: number): Promise<void> {
+    await this.postings.save({ nonce, account: 'sales', amount });
+  }
+
+  async deposit(account: string, amount: number): Promise<void> {
+    const { balance } = await this.accounts.findOneByOrFail({ id: account });
+    await this.accounts.update({ id: account }, { balance: balance + amount });
+  }
+
+  /** A statement that fails, and an application that goes on as if it had not. */
+  async failQuietly(): Promise<void> {
+    await this.postings.query('select 1 / 0').catch(() => undefined);
+  }
+
+  async rest(ms: number): Promise<void> {
+    await this.postings.query('select pg_sleep($1::float8 / 1000)', [ms]);
+  }
+}
+
+@Injectable()
+export class PaymentsService {
+  constructor(
+    @InjectRepository(Effect) private readonly effects: Repository<Effect>,
+    private readonly ledger: LedgerService,
+  ) {}
+
+  async pay(key: string, amount: number): Promise<{ nonce: string; amount: number; note: string }> {
+    const nonce = randomUUID();
+    await this.effects.insert({ nonce, key, amount });
+    await this.ledger.post(nonce, amount);
+    return { nonce, amount, note: 'grüße, 你好' }; // bytes that no careless re-encoding survives
+  }
+}

@@ -1,0 +1,303 @@
+import type { Violation } from './oracle.js';
+
+type Rule = Violation['rule'];
+
+/** A bug that the suite must find: one protection of the library switched off, alone. */
+export interface Mutant {
+  name: string;
+  /** What it breaks, seen from outside; the suite must report at least one of these. */
+  expected: readonly Rule[];
+  /** What has to go wrong for the bug to show; without any, traffic alone shows it. */
+  faults?: Faults;
+  changes: readonly Change[];
+}
+
+/** Which faults strike. */
+export interface Faults {
+  /** SIGKILL of the application. */
+  kills?: boolean;
+  /** kill -9 of PostgreSQL, and of its sessions. */
+  postgres?: boolean;
+  /** Connections cut and stalled. */
+  proxy?: boolean;
+}
+
+interface Change {
+  file: string;
+  from: string;
+  to: string;
+}
+
+const CLAIM = 'src/claim.ts';
+const CLAIM_SERVICE = 'src/claim.service.ts';
+const EXECUTION = 'src/idempotent-execution.ts';
+const INTERCEPTOR = 'src/idempotency.interceptor.ts';
+const KEY_STORE = 'src/persistence/key-store.ts';
+const AMBIENT = 'src/persistence/ambient-transaction.ts';
+const RECORDED_RESPONSE = 'src/http/recorded-response.ts';
+const HTTP_EXCHANGE = 'src/http/http-exchange.ts';
+
+const INSERT_ARBITER = 'created_at = case when k.expires_at <= clock_timestamp() then excluded.created_at end,';
+
+export const MUTANTS: readonly Mutant[] = [
+  {
+    name: 'record after COMMIT, in a second transaction',
+    expected: ['effect without record'],
+    changes: [
+      {
+        file: KEY_STORE,
+        from: `results = await this.run(client, [
+        { statement: undoWrites ? undo : checkConstraints },
+        { statement: insert, values: insertValues(record) },`,
+        to: `await this.run(client, [{ statement: undoWrites ? undo : checkConstraints }, { statement: commit }]);
+      results = await this.run(client, [
+        { statement: this.statements.begin.default },
+        { statement: insert, values: insertValues(record) },`,
+      },
+      {
+        file: KEY_STORE,
+        from: `case when current_setting('\${CLAIM_SETTING}', true) = $7::text then $7::uuid end,`,
+        to: '$7::uuid,',
+      },
+    ],
+  },
+  {
+    name: 'send before COMMIT',
+    expected: ['answer without effect', 'answer without record', 'replay differs'],
+    faults: { kills: true, postgres: true, proxy: true },
+    changes: [
+      {
+        file: EXECUTION,
+        from: 'switch (await this.claim.record(',
+        to: 'this.answer.letGo();\n    switch (await this.claim.record(',
+      },
+    ],
+  },
+  {
+    name: "error stored without rolling the handler's writes back",
+    expected: ['effect without record', 'record without effect'],
+    changes: [
+      {
+        file: KEY_STORE,
+        from: '{ statement: undoWrites ? undo : checkConstraints }',
+        to: '{ statement: checkConstraints }',
+      },
+    ],
+  },
+  {
+    name: "lock not real, and the INSERT's result ignored",
+    expected: ['effect doubled', 'record replaced'],
+    changes: [
+      {
+        file: KEY_STORE,
+        from: 'text: `select pg_try_advisory_xact_lock($1::int8),',
+        to: 'text: `select $1::int8 is not null,',
+      },
+      { file: KEY_STORE, from: INSERT_ARBITER, to: 'created_at = excluded.created_at,' },
+      // In one process the map of running keys would hide it.
+      { file: CLAIM_SERVICE, from: 'this.running.set(name, running.promise);', to: '' },
+    ],
+  },
+  {
+    name: 'fingerprint ignored',
+    expected: ['changed payload accepted'],
+    changes: [{ file: CLAIM_SERVICE, from: '!stored.fingerprint.equals(request.fingerprint)', to: 'false' }],
+  },
+  {
+    name: "expiry by the application's clock",
+    expected: ['effect doubled', 'record replaced'],
+    changes: [
+      {
+        file: KEY_STORE,
+        from: `extract(epoch from created_at) * 1000
+        from \${table}
+        where scope = $1::text and key = $2::text and expires_at > clock_timestamp()`,
+        to: `extract(epoch from created_at) * 1000
+        from \${table}
+        where scope = $1::text and key = $2::text and expires_at > $3::timestamptz`,
+      },
+      {
+        file: KEY_STORE,
+        from: 'values: [request.scope, request.key] }',
+        to: 'values: [request.scope, request.key, new Date().toISOString()] }',
+      },
+      { file: KEY_STORE, from: 'values: [scope, key] }', to: 'values: [scope, key, new Date().toISOString()] }' },
+      { file: KEY_STORE, from: INSERT_ARBITER, to: INSERT_ARBITER.replace('clock_timestamp()', '$13::timestamptz') },
+      { file: KEY_STORE, from: 'String(record.ttlMs),', to: 'String(record.ttlMs),\n    new Date().toISOString(),' },
+    ],
+  },
+  {
+    name: 'late writes of a rolled-back handler escape',
+    expected: ['effect without record'],
+    changes: [
+      {
+        file: AMBIENT,
+        from: `    if (this.transaction()?.state === 'rolled back') {
+      throw new TransactionRolledBackError();
+    }
+    const scope = this.place();`,
+        to: '    const scope = this.place();',
+      },
+    ],
+  },
+  {
+    name: 'tombstone run again',
+    expected: ['effect doubled', 'record replaced'],
+    changes: [
+      {
+        file: KEY_STORE,
+        from: "if (row !== undefined) {\n      return { kind: 'completed'",
+        to: "if (row !== undefined && row[5] !== null) {\n      return { kind: 'completed'",
+      },
+      {
+        file: KEY_STORE,
+        from: 'return row === undefined ? undefined : storedResponseOf(row);',
+        to: 'return row === undefined || row[5] === null ? undefined : storedResponseOf(row);',
+      },
+      {
+        file: KEY_STORE,
+        from: INSERT_ARBITER,
+        to: INSERT_ARBITER.replace('then', 'or k.response_body is null then'),
+      },
+    ],
+  },
+  {
+    name: 'synchronous_commit left off',
+    expected: ['answer without record', 'answer without effect', 'replay differs'],
+    faults: { postgres: true },
+    changes: [{ file: KEY_STORE, from: "then set_config('synchronous_commit', 'on', true) end", to: 'then null end' }],
+  },
+  {
+    name: 'COMMIT believed whatever its tag',
+    expected: ['answer without record', 'answer without effect'],
+    changes: [
+      {
+        file: KEY_STORE,
+        from: 'throw this.explain(error);',
+        to: 'results = await this.run(client, [{ statement: commit }]);',
+      },
+      { file: KEY_STORE, from: "if (tag !== 'COMMIT') {", to: 'if (tag === undefined) {' },
+    ],
+  },
+  {
+    name: 'COMMIT without an answer taken for a success',
+    expected: ['answer without record', 'answer without effect', 'replay differs'],
+    faults: { proxy: true },
+    changes: [
+      { file: EXECUTION, from: 'outcome = await claims.outcomeOf(this.claim, request);', to: "outcome = 'recorded';" },
+    ],
+  },
+  {
+    name: 'handler outside of the transaction, on the root DataSource',
+    expected: ['effect without record'],
+    changes: [
+      {
+        file: AMBIENT,
+        from: 'dataSource.createQueryRunner = (mode) => this.createQueryRunner(mode);',
+        to: 'dataSource.createQueryRunner = this.createOrdinaryRunner;',
+      },
+    ],
+  },
+  {
+    name: '5xx recorded',
+    expected: ['key stuck', 'record without effect'],
+    changes: [{ file: EXECUTION, from: 'if (status >= 500) {', to: 'if (status >= 600) {' }],
+  },
+  {
+    name: 'purge of keys that have not expired',
+    expected: ['record purged', 'record lost', 'record changed', 'effect doubled'],
+    changes: [
+      {
+        file: KEY_STORE,
+        from: 'where expires_at <= clock_timestamp() and (select mine from turn)',
+        to: 'where (select mine from turn)',
+      },
+    ],
+  },
+  {
+    name: 'fails open: without a claim the handler runs all the same',
+    expected: ['effect without record', 'recorded key executed', 'unexpected answer'],
+    faults: { postgres: true, proxy: true },
+    changes: [
+      {
+        file: INTERCEPTOR,
+        from: '} catch (error) {',
+        to: `} catch (error) {
+      if ((error as { getStatus?(): number }).getStatus?.() === 503) {
+        return next.handle();
+      }`,
+      },
+    ],
+  },
+  {
+    name: 'connection given back inside its transaction',
+    expected: ['effect without record', 'half an effect', 'unexpected answer', 'answer without record', 'key stuck'],
+    changes: [
+      {
+        file: CLAIM,
+        from: 'await Promise.race([this.store.rollback(connection.client), this.aborted.promise]);',
+        to: '',
+      },
+    ],
+  },
+  {
+    name: 'ROLLBACK of a look-up waited for without a limit',
+    expected: ['connection leaked', 'recorded key in flight', 'key stuck'],
+    faults: { proxy: true },
+    changes: [
+      {
+        file: CLAIM_SERVICE,
+        from: "const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);",
+        to: 'const limit = undefined;',
+      },
+    ],
+  },
+  {
+    name: 'ROLLBACK of a failed handler waited for without a limit',
+    expected: ['connection leaked', 'recorded key in flight', 'key stuck'],
+    faults: { proxy: true },
+    changes: [
+      {
+        file: CLAIM,
+        from: "const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);",
+        to: 'const limit = undefined;',
+      },
+    ],
+  },
+  {
+    name: 'bytes re-encoded on their way through the table',
+    expected: ['replay differs'],
+    changes: [
+      {
+        file: KEY_STORE,
+        from: "body: body === null ? null : Buffer.from(body, 'hex'),",
+        to: "body: body === null ? null : Buffer.from(Buffer.from(body, 'hex').toString('ascii')),",
+      },
+    ],
+  },
+  {
+    name: 'replay without its status',
+    expected: ['unexpected answer', 'recorded key executed', 'key stuck', 'replay differs'],
+    changes: [
+      { file: HTTP_EXCHANGE, from: 'response.statusCode = recorded.status;', to: 'response.statusCode = 200;' },
+    ],
+  },
+  {
+    name: 'Content-Type not replayed',
+    expected: ['replay differs'],
+    changes: [{ file: RECORDED_RESPONSE, from: "  'connection',\n", to: "  'connection',\n  'content-type',\n" }],
+  },
+];
+
+/** The changed files with their new text. What does not match exactly once is an error: mutants must not rot unseen. */
+export function applyMutant(mutant: Mutant, read: (path: string) => string): Map<string, string> {
+  const patched = new Map<string, string>();
+  for (const { file, from, to } of mutant.changes) {
+    const parts = (patched.get(file) ?? read(file)).split(from);
+    if (parts.length !== 2) {
+      throw new Error(`Mutant "${mutant.name}": ${parts.length - 1} matches instead of one in ${file} for\n${from}`);
+    }
+    patched.set(file, parts.join(to));
+  }
+  return patched;
+}

@@ -1,0 +1,234 @@
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import type { Random } from './random.js';
+import { type Batch, BatchReader, isCompleteAnswer, type Phase } from './wire.js';
+
+export const PHASES: readonly Phase[] = ['claim', 'handler', 'record', 'rollback'];
+
+/** Where a connection breaks, or hangs: at the message of the application, or at PostgreSQL's answer to it. */
+export const PLACES = [
+  'cut before the message',
+  'cut in the message',
+  'cut behind the message',
+  'cut before the answer',
+  'cut in the answer',
+  'cut behind the answer',
+  'message stalled',
+  'answer stalled',
+  'both delayed',
+] as const;
+export type Place = (typeof PLACES)[number];
+export type FaultName = `${Phase}: ${Place}`;
+
+export const FAULT_NAMES: readonly FaultName[] = PHASES.flatMap((phase) =>
+  PLACES.map((place): FaultName => `${phase}: ${place}`),
+);
+
+interface Fault {
+  place: Place;
+  /** Messages of its phase that pass before it strikes. */
+  letPass: number;
+  struck: () => void;
+}
+
+/** What the other side of a stalled link does by itself comes earlier: the server ends an idle transaction after 6 s. */
+const STALLED_SERVER_MS = 7_000;
+
+/** As good as for ever: a library that waits for an answer without a limit is found out before. */
+const STALLED_CLIENT_MS = 60_000;
+
+/** Between application and PostgreSQL: it hands everything on, and breaks what it was told to. */
+export class FaultProxy {
+  private readonly armed = new Map<Phase, Fault[]>();
+  private readonly sockets = new Set<Socket>();
+
+  private constructor(
+    private readonly server: Server,
+    private readonly target: number,
+    private readonly random: Random,
+  ) {}
+
+  static async start(target: number, random: Random): Promise<FaultProxy> {
+    const server = createServer({ allowHalfOpen: true, noDelay: true });
+    const proxy = new FaultProxy(server, target, random);
+    server.on('connection', (client) => proxy.join(client));
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    return proxy;
+  }
+
+  get port(): number {
+    return (this.server.address() as AddressInfo).port;
+  }
+
+  arm(name: FaultName, letPass: number, struck: () => void): void {
+    const [phase, place] = name.split(': ') as [Phase, Place];
+    this.armed.set(phase, [...(this.armed.get(phase) ?? []), { place, letPass, struck }]);
+  }
+
+  armedFor(phase: Phase): number {
+    return this.armed.get(phase)?.length ?? 0;
+  }
+
+  disarm(): void {
+    this.armed.clear();
+  }
+
+  stop(): void {
+    this.server.close();
+    this.sockets.forEach((socket) => socket.destroy());
+  }
+
+  private join(client: Socket): void {
+    const server = connect({ port: this.target, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
+    const link = new Link(client, server, (phase) => this.next(phase), this.random);
+    for (const socket of [client, server]) {
+      this.sockets.add(socket);
+      socket.on('error', () => link.closed(socket));
+      socket.on('close', () => {
+        this.sockets.delete(socket);
+        link.closed(socket);
+      });
+      socket.on('end', () => link.ended(socket));
+    }
+    client.on('data', (chunk: Buffer) => link.fromClient(chunk));
+    server.on('data', (chunk: Buffer) => link.fromServer(chunk));
+  }
+
+  private next(phase: Phase): Place | undefined {
+    const faults = this.armed.get(phase);
+    const [fault] = faults ?? [];
+    if (fault === undefined || fault.letPass-- > 0) {
+      return undefined;
+    }
+    faults!.shift();
+    fault.struck();
+    return fault.place;
+  }
+}
+
+/** One connection through the proxy. */
+class Link {
+  private readonly reader = new BatchReader();
+  /** The fault that waits for the answer, and what of the answer is there. */
+  private awaiting: { place: Place; answer: Buffer } | undefined;
+  private stalled = false;
+
+  constructor(
+    private readonly client: Socket,
+    private readonly server: Socket,
+    private readonly faultFor: (phase: Phase) => Place | undefined,
+    private readonly random: Random,
+  ) {}
+
+  fromClient(chunk: Buffer): void {
+    for (const batch of this.reader.push(chunk)) {
+      this.handOn(batch);
+    }
+  }
+
+  fromServer(chunk: Buffer): void {
+    if (this.stalled) {
+      return;
+    }
+    if (this.awaiting === undefined) {
+      this.client.write(chunk);
+      return;
+    }
+    this.awaiting.answer = Buffer.concat([this.awaiting.answer, chunk]);
+    if (isCompleteAnswer(this.awaiting.answer)) {
+      const { place, answer } = this.awaiting;
+      this.awaiting = undefined;
+      this.answerWith(place, answer);
+    }
+  }
+
+  /** A stalled link tells neither side what the other does, as a network that lost it would. */
+  ended(socket: Socket): void {
+    if (!this.stalled) {
+      (socket === this.client ? this.server : this.client).end();
+    }
+  }
+
+  closed(socket: Socket): void {
+    if (!this.stalled) {
+      (socket === this.client ? this.server : this.client).end();
+    }
+  }
+
+  private handOn({ bytes, phase }: Batch): void {
+    if (this.stalled) {
+      return;
+    }
+    const place = phase === undefined ? undefined : this.faultFor(phase);
+    switch (place) {
+      case undefined:
+        this.server.write(bytes);
+        break;
+      case 'cut before the message':
+        this.cut();
+        break;
+      case 'cut in the message':
+        this.server.write(bytes.subarray(0, this.random.integer(1, bytes.length - 1)), () => this.cut());
+        break;
+      case 'cut behind the message':
+        // PostgreSQL gets all of it, and carries it out before it notices that nobody listens.
+        this.server.end(bytes);
+        this.cutClient();
+        break;
+      case 'message stalled':
+        this.stall();
+        break;
+      case 'answer stalled':
+        this.server.write(bytes);
+        this.stall();
+        break;
+      case 'both delayed':
+        this.awaiting = { place, answer: Buffer.alloc(0) };
+        setTimeout(() => this.server.write(bytes), this.random.integer(5, 100));
+        break;
+      case 'cut before the answer':
+      case 'cut in the answer':
+      case 'cut behind the answer':
+        this.awaiting = { place, answer: Buffer.alloc(0) };
+        this.server.write(bytes);
+        break;
+    }
+  }
+
+  private answerWith(place: Place, answer: Buffer): void {
+    switch (place) {
+      case 'cut before the answer':
+        this.cut();
+        break;
+      case 'cut in the answer':
+        this.client.write(answer.subarray(0, this.random.integer(1, answer.length - 1)), () => this.cut());
+        break;
+      case 'cut behind the answer':
+        this.client.write(answer, () => this.cut());
+        break;
+      default:
+        setTimeout(() => this.client.write(answer), this.random.integer(5, 100));
+    }
+  }
+
+  private cut(): void {
+    this.cutClient();
+    this.server.destroy();
+  }
+
+  /** Some breaks arrive as a regular end, others as a reset. */
+  private cutClient(): void {
+    if (this.random.chance(0.5)) {
+      this.client.resetAndDestroy();
+    } else {
+      this.client.destroy();
+    }
+  }
+
+  private stall(): void {
+    this.stalled = true;
+    setTimeout(() => this.server.destroy(), STALLED_SERVER_MS).unref();
+    setTimeout(() => this.client.destroy(), STALLED_CLIENT_MS).unref();
+  }
+}
