@@ -140,6 +140,7 @@ export class KeyStore {
         { statement: commit },
       ]);
     } catch (error) {
+      this.shouldClaimAgain(error); // where the handler itself has deallocated them, its next attempt must not fail again
       throw this.explain(error);
     }
     const tag = results.at(-1)?.tag;
@@ -156,7 +157,7 @@ export class KeyStore {
   async find(db: Queryable, { scope, key }: KeyIdentity): Promise<StoredKey | undefined> {
     const rows = (await db.query(
       `select scope, key, method, path, response_status, response_bytes, response_body is not null as body_kept,
-              created_at, expires_at
+              extract(epoch from created_at) * 1000 as created_at_ms, extract(epoch from expires_at) * 1000 as expires_at_ms
        from ${this.table}
        where scope = $1::text and key = $2::text and expires_at > clock_timestamp()`,
       [scope, key],
@@ -172,8 +173,9 @@ export class KeyStore {
           status: row.response_status as number,
           bodyBytes: Number(row.response_bytes),
           bodyKept: row.body_kept as boolean,
-          createdAt: row.created_at as Date,
-          expiresAt: row.expires_at as Date,
+          // Not as dates: pg reads those only in the DateStyle ISO.
+          createdAt: new Date(Number(row.created_at_ms)),
+          expiresAt: new Date(Number(row.expires_at_ms)),
         };
   }
 

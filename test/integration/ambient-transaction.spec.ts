@@ -930,7 +930,7 @@ describe('nested transactions', () => {
       await dataSource.transaction(async (manager) => {
         left = done.promise.then(async () => {
           await manager.save(Effect, { label: 'a' });
-          await add('b');
+          return add('b');
         });
       });
       done.resolve();
@@ -1035,6 +1035,24 @@ describe('a runner with a transaction of its own', () => {
       await Promise.all(others);
     });
     expect((await effects()).toSorted()).toEqual(['at once', 'later', 'runner', 'transaction']);
+  });
+
+  it('is not joined by what its caller does beside it', async () => {
+    const undone = deferred();
+    await inRequest(async () => {
+      const failing = manually(async ({ manager }) => {
+        await manager.save(Effect, { label: 'undone' });
+        await undone.promise;
+        throw new Expected();
+      });
+      await severalTurns();
+      const beside = [add('a'), dataSource.transaction((manager) => manager.save(Effect, { label: 'b' }))];
+      await severalTurns();
+      undone.resolve();
+      await expect(failing).rejects.toThrow(Expected);
+      await Promise.all(beside);
+    });
+    expect((await effects()).toSorted()).toEqual(['a', 'b']);
   });
 
   it('tells truly whether there is one to end', async () => {

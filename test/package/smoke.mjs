@@ -46,7 +46,10 @@ function pack() {
   return join(folder, `nestjs-idempotency-${version}.tgz`);
 }
 
-/** An empty ESM project with the package, its peers, and what it takes to compile against them. */
+/**
+ * An empty ESM project with the package, its peers, and what it takes to compile against them: our declarations name
+ * types of pg, which has none of its own.
+ */
 function project(major, tarball) {
   const directory = join(folder, `nestjs-${major}`);
   mkdirSync(directory);

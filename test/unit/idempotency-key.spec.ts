@@ -284,7 +284,8 @@ class ItemParser {
 
   private date(): void {
     this.position++;
-    this.failed ||= this.number() === 'decimal';
+    const kind = this.number(); // first: it may fail by itself
+    this.failed ||= kind === 'decimal';
   }
 
   private string(): string {
