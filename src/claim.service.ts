@@ -14,11 +14,9 @@ import {
 import { IdempotencyStoreUnavailableException } from './idempotency.exceptions.js';
 import { RecentKeys } from './recent-keys.js';
 import type { IsolationLevel, RouteOptions } from './idempotency.options.js';
-import {
-  AmbientTransaction,
-  type AmbientTransactions,
-  type DatabaseConnection,
-} from './persistence/ambient-transaction.js';
+import { AmbientTransaction } from './persistence/ambient-transaction.js';
+import type { AmbientTransactions } from './persistence/ambient-transactions.js';
+import type { DatabaseConnection } from './persistence/database-connection.js';
 import type { ClaimRequest, ClaimResult, KeyStore, StoredHeader, StoredResponse } from './persistence/key-store.js';
 
 /** A request, as far as idempotency is concerned. */

@@ -7,7 +7,7 @@ import { ClaimService } from './claim.service.js';
 import { MODULE_OPTIONS_TOKEN } from './idempotency.module-definition.js';
 import { DEFAULT_OPTIONS, type IdempotencyModuleOptions } from './idempotency.options.js';
 import { IdempotencyOptionError, validateModuleOptions } from './idempotency.options-validation.js';
-import { AmbientTransactions } from './persistence/ambient-transaction.js';
+import { AmbientTransactions } from './persistence/ambient-transactions.js';
 import { dataSourceSchema } from './persistence/data-source-schema.js';
 import { KeyStore } from './persistence/key-store.js';
 import { RouteOptionsRegistry } from './route-options.js';

@@ -33,7 +33,7 @@ const CLAIM_SERVICE = 'src/claim.service.ts';
 const EXECUTION = 'src/idempotent-execution.ts';
 const INTERCEPTOR = 'src/idempotency.interceptor.ts';
 const KEY_STORE = 'src/persistence/key-store.ts';
-const AMBIENT = 'src/persistence/ambient-transaction.ts';
+const AMBIENT = 'src/persistence/ambient-transactions.ts';
 const RECORDED_RESPONSE = 'src/http/recorded-response.ts';
 const HTTP_EXCHANGE = 'src/http/http-exchange.ts';
 

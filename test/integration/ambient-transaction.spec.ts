@@ -26,11 +26,9 @@ import {
 } from 'typeorm';
 import { deferred } from '../../src/deferred.js';
 import { TransactionRolledBackError } from '../../src/index.js';
-import {
-  AmbientTransaction,
-  AmbientTransactions,
-  type DatabaseConnection,
-} from '../../src/persistence/ambient-transaction.js';
+import { AmbientTransaction } from '../../src/persistence/ambient-transaction.js';
+import { AmbientTransactions } from '../../src/persistence/ambient-transactions.js';
+import type { DatabaseConnection } from '../../src/persistence/database-connection.js';
 import { KeyStore, TransactionEndedByHandlerError } from '../../src/persistence/key-store.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { Effect } from '../support/effect.entity.js';

@@ -1,0 +1,44 @@
+import type { PoolClient } from 'pg';
+import type { QueryRunner } from 'typeorm';
+
+/** What TypeORM's PostgresQueryRunner has beyond its public type. */
+export interface PostgresQueryRunner extends QueryRunner {
+  releasePostgresConnection(error?: Error): Promise<void>;
+}
+
+/** A connection of the pool, held until it is given back or destroyed. TypeORM's runner listens for its errors. */
+export class DatabaseConnection {
+  private returned = false;
+
+  constructor(
+    readonly runner: PostgresQueryRunner,
+    readonly client: PoolClient,
+  ) {}
+
+  /** True when the connection broke while it was held: TypeORM's runner then gives it up by itself. */
+  get broken(): boolean {
+    return this.runner.isReleased && !this.returned;
+  }
+
+  release(): void {
+    this.returned = true;
+    void this.runner.release();
+  }
+
+  /** Closes the connection: PostgreSQL rolls back what it had open. The pool makes another one. */
+  destroy(cause: unknown): void {
+    this.returned = true;
+    const error = cause instanceof Error ? cause : new Error(String(cause));
+    void this.runner.releasePostgresConnection(error);
+  }
+}
+
+/** One statement, as a QueryRunner takes it. */
+export function queryBy(
+  runner: QueryRunner,
+  sql: string,
+  parameters?: unknown[],
+  structured?: boolean,
+): Promise<unknown> {
+  return structured ? runner.query(sql, parameters, true) : runner.query(sql, parameters);
+}

@@ -1,0 +1,263 @@
+import { Readable } from 'node:stream';
+import type { EntityManager, QueryResult, QueryRunner } from 'typeorm';
+import { deferred } from '../deferred.js';
+import { TransactionRolledBackError } from '../idempotency.exceptions.js';
+import type { IsolationLevel } from '../idempotency.options.js';
+import type { AmbientTransaction } from './ambient-transaction.js';
+import { Lane } from './lane.js';
+import { createTransactionRunner, type RunnerOwner } from './transaction-query-runner.js';
+
+type Work = (manager: EntityManager) => Promise<unknown>;
+/** Of `EntityManager.transaction()`. */
+export type TransactionArguments = [isolationOrWork: IsolationLevel | Work | undefined, work?: Work];
+
+const ISOLATION_RANK: Record<IsolationLevel, number> = {
+  'READ UNCOMMITTED': 0,
+  'READ COMMITTED': 0, // PostgreSQL treats READ UNCOMMITTED as READ COMMITTED (manual, 13.2)
+  'REPEATABLE READ': 1,
+  SERIALIZABLE: 2,
+};
+
+/** A cursor in SQL takes no statement that writes. */
+const WRITES = /\b(?:insert|update|delete|merge)\b/i;
+
+/** Rows that a stream fetches at a time: as many as pg-query-stream does. */
+const STREAM_BATCH = 100;
+
+/** Work of a nested transaction that was rolled back: it must not write into the transaction around it. */
+class NestedTransactionRolledBackError extends TransactionRolledBackError {
+  constructor() {
+    super();
+    this.message =
+      'The nested transaction that this work belongs to was rolled back, so what still runs on its behalf can no longer use the database. ' +
+      'Await all work before the callback of DataSource.transaction() returns.';
+  }
+}
+
+/**
+ * The transaction itself, or a savepoint in it. Statements of a scope run one after another; a nested scope takes its
+ * turn among them and keeps it until it ends, so that what runs beside it is never undone with it.
+ */
+export class Scope {
+  readonly lane = new Lane();
+  /** Settles when the savepoint is set, or could not be. */
+  entered: Promise<void> = Promise.resolve();
+  private readonly savepoint: string;
+  private state: 'entering' | 'open' | 'released' | 'undone' | 'refusing';
+  private undoing = false;
+  /** The flow that has begun this scope has used its runner: from then on no other one is presumed to be it. */
+  private isFlowKnown = false;
+  private readonly left = deferred();
+  /** The nested scope whose turn it is. */
+  private inner: Scope | undefined;
+
+  constructor(
+    readonly transaction: AmbientTransaction,
+    private readonly parent?: Scope,
+  ) {
+    this.state = parent === undefined ? 'open' : 'entering';
+    this.savepoint = parent === undefined ? '' : transaction.nextName();
+  }
+
+  /** This scope, or the nearest around it that has not ended. */
+  live(): Scope {
+    if (this.state === 'refusing') {
+      throw new NestedTransactionRolledBackError();
+    }
+    const hasEnded = this.state === 'released' || this.state === 'undone';
+    return hasEnded && this.parent !== undefined ? this.parent.live() : this;
+  }
+
+  /**
+   * The same for a flow that is only presumed to be in this scope. As long as the savepoint is not set it cannot be the
+   * one that awaits it, and once that one has made itself known it is another.
+   */
+  forPresumed(): Scope {
+    const isAnother = this.state === 'entering' || (this.state === 'open' && this.isFlowKnown);
+    return isAnother && this.parent !== undefined ? this.parent.live() : this.live();
+  }
+
+  isWithin(other: Scope): boolean {
+    return this === other || (this.parent?.isWithin(other) ?? false);
+  }
+
+  query(sql: string, parameters?: unknown[], structured?: boolean): Promise<unknown> {
+    return this.inTurn(() => this.transaction.execute(sql, parameters, structured));
+  }
+
+  /**
+   * Reads by a cursor in SQL. Unlike one of the protocol, which is what pg-query-stream uses, it leaves the connection
+   * to other statements between two reads: a loop over the rows may write.
+   */
+  async stream(sql: string, parameters?: unknown[]): Promise<Readable> {
+    if (WRITES.test(sql)) {
+      const { records } = (await this.query(sql, parameters, true)) as QueryResult<unknown>;
+      return Readable.from(records);
+    }
+    const cursor = this.transaction.nextName();
+    await this.query(`declare ${cursor} no scroll cursor for ${sql}`, parameters);
+    return Readable.from(this.rowsOf(cursor));
+  }
+
+  /** `DataSource.transaction()`: a savepoint that is released when `work` succeeds and rolled back to when it fails. */
+  async nest(...given: TransactionArguments): Promise<unknown> {
+    const { transactions } = this.transaction;
+    const [isolation, work] = typeof given[0] === 'function' ? [undefined, given[0]] : [given[0], given[1]!];
+    const nested = this.begin(isolation);
+    try {
+      await nested.entered;
+    } catch (error) {
+      if (this.transaction.state === 'committed') {
+        return transactions.dataSource.manager.transaction(...(given as [Work])); // it came while COMMIT was under way
+      }
+      throw error;
+    }
+    try {
+      const { manager } = nested.createHandle('transaction');
+      const result = await transactions.enter(nested, () => work(manager));
+      await nested.release();
+      return result;
+    } catch (error) {
+      // The handler's own error is what it must see, also where the rollback fails for want of a connection. What the
+      // callback has left running must not write into the scope around.
+      await nested.rollBack('refusing').catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** Starts a nested scope; its statements wait until it has had its turn and its savepoint is set. */
+  begin(isolation: IsolationLevel | undefined): Scope {
+    this.assertIsolation(isolation);
+    const nested = new Scope(this.transaction, this);
+    nested.entered = new Promise((resolve, reject) => {
+      this.inTurn((turn) => turn.hold(nested, resolve)).catch((error: unknown) => {
+        nested.close('undone');
+        reject(error);
+      });
+    });
+    void nested.lane.run(() => nested.entered).catch(() => undefined);
+    return nested;
+  }
+
+  /** Keeps what was done in this scope: it becomes part of the one around. */
+  release(): Promise<void> {
+    return this.lane.run(async () => {
+      this.live(); // refuses where the scope around was rolled back meanwhile
+      await this.transaction.execute(`release savepoint ${this.savepoint}`);
+      this.close('released');
+    });
+  }
+
+  /** Undoes what was done in this scope, and in nested ones that nobody has ended. */
+  rollBack(then: 'undone' | 'refusing'): Promise<void> {
+    this.undoing = true;
+    this.inner?.abandon();
+    return this.lane.run(async () => {
+      try {
+        if (this.state === 'open') {
+          const { savepoint } = this;
+          await this.transaction.execute(`rollback to savepoint ${savepoint}; release savepoint ${savepoint}`);
+        }
+      } finally {
+        this.close(then);
+      }
+    });
+  }
+
+  /** The running flow uses the runner that it has begun this scope with. */
+  recogniseFlow(): void {
+    const { transactions } = this.transaction;
+    const isFurtherIn = transactions.innermost(this) !== this;
+    if (this.state === 'open' && !isFurtherIn) {
+      this.isFlowKnown = true;
+      transactions.goInto(this);
+    }
+  }
+
+  createHandle(owner: RunnerOwner): QueryRunner {
+    return createTransactionRunner(this, owner);
+  }
+
+  /** Runs `work` when it is this scope's turn, or, where it has ended by then, that of the scope around. */
+  private inTurn<T>(work: (turn: Scope) => Promise<T>): Promise<T> {
+    if (this.transaction.state !== 'open') {
+      return work(this); // nobody has turns any more
+    }
+    return this.lane.run(() => {
+      const live = this.live();
+      return live === this ? work(this) : live.inTurn(work);
+    });
+  }
+
+  /** Sets the nested scope's savepoint and keeps the turn for it until it ends. */
+  private async hold(nested: Scope, entered: () => void): Promise<void> {
+    if (this.undoing || this.transaction.state === 'committed') {
+      throw new NestedTransactionRolledBackError();
+    }
+    this.inner = nested;
+    try {
+      await this.transaction.execute(`savepoint ${nested.savepoint}`);
+      if (nested.state === 'entering') {
+        nested.state = 'open';
+      }
+      entered();
+      await this.transaction.untilLeft(nested.left.promise);
+    } finally {
+      this.inner = undefined;
+    }
+  }
+
+  /** The scope around is rolled back and this one with it, whoever was to end it. */
+  private abandon(): void {
+    this.inner?.abandon();
+    if (this.state === 'entering' || this.state === 'open') {
+      this.close('refusing');
+    }
+  }
+
+  private close(state: 'released' | 'undone' | 'refusing'): void {
+    if (this.state !== 'released') {
+      this.state = state;
+    }
+    this.left.resolve();
+  }
+
+  private async *rowsOf(cursor: string): AsyncGenerator<unknown> {
+    try {
+      let rows: unknown[];
+      do {
+        rows = (await this.onCursor(`fetch ${STREAM_BATCH} from ${cursor}`)) as unknown[];
+        yield* rows;
+      } while (rows.length === STREAM_BATCH);
+    } finally {
+      await this.onCursor(`close ${cursor}`).catch(() => undefined);
+    }
+  }
+
+  /** A cursor ends with the scope it was opened in when that is rolled back, and with the transaction. */
+  private onCursor(sql: string): Promise<unknown> {
+    return this.inTurn(() => {
+      if (this.wasUndone()) {
+        throw new NestedTransactionRolledBackError();
+      }
+      if (this.transaction.state === 'committed') {
+        throw new Error('This stream was to be read within the transaction of its idempotent request, which is over.');
+      }
+      return this.transaction.execute(sql);
+    });
+  }
+
+  private wasUndone(): boolean {
+    return this.state === 'undone' || this.state === 'refusing' || (this.parent?.wasUndone() ?? false);
+  }
+
+  private assertIsolation(wanted: IsolationLevel | undefined): void {
+    const { isolation } = this.transaction;
+    if (wanted !== undefined && ISOLATION_RANK[wanted] > ISOLATION_RANK[isolation]) {
+      throw new Error(
+        `A transaction with isolation level ${wanted} cannot be opened inside the ${isolation} transaction of an idempotent request: ` +
+          `set @Idempotent({ isolation: '${wanted}' }) on the route.`,
+      );
+    }
+  }
+}
