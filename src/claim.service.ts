@@ -97,6 +97,11 @@ export class ClaimService {
     throw new IdempotencyStoreUnavailableException('The connection was lost while the operation was committed.');
   }
 
+  /** Waits for the requests that are running; each ends by its time limit at the latest. */
+  async idle(): Promise<void> {
+    await Promise.all(this.running.values());
+  }
+
   /** What the key holds, for a request that has lost it to another one. */
   async outcomeOfOther(request: IdempotentRequest): Promise<Outcome> {
     const found = await this.look(request);

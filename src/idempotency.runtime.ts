@@ -50,7 +50,9 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     this.parts = { dataSource, store, transactions, claims: new ClaimService(store, transactions) };
   }
 
-  onApplicationShutdown(): void {
+  /** A request whose client has gone may still run: what it writes must not leave its transaction. */
+  async onApplicationShutdown(): Promise<void> {
+    await this.parts?.claims.idle();
     this.parts?.transactions.uninstall();
   }
 

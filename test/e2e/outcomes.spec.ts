@@ -524,6 +524,16 @@ class Handlers {
     return { run };
   }
 
+  @Post('outer-tries-later')
+  @Idempotent()
+  @UseInterceptors(
+    outer((handled, context) => handled.pipe(retry({ delay: () => from(gates.pass(labelOf(context))) }))),
+  )
+  outerTriesLater(@Body() { label }: Labelled, @Res({ passthrough: true }) response: AnyResponse) {
+    response.status(409);
+    return this.ledger.write(label);
+  }
+
   @Post('outer-repeats')
   @Idempotent()
   @UseInterceptors(outer((handled) => (broken ? handled.pipe(repeat(2)) : handled)))
@@ -1055,6 +1065,23 @@ describe.each(ADAPTERS)('what becomes of a request, on %s', (adapter) => {
       expect(lines(replay, 'Content-Type')).toEqual(lines(response, 'Content-Type'));
       expect(await effects('outer-retries')).toBe(1);
       expect(notes.get('outer-retries')).toEqual(['ran', 'ran', 'ran']);
+    });
+
+    it('that tries again after a problem has nothing of it in the answer, not even in one with the same status', async () => {
+      const failing = send('slow-failing', {}, 'tried later');
+      await gates.entered('tried later');
+      const trying = test.post('/outer-tries-later', 'tried later', { label: 'tries later' });
+      await gates.entered('tries later'); // after 409: the key is in flight
+      gates.open('tried later');
+      expect((await failing).status).toBe(500);
+      gates.open('tries later');
+      const response = await trying;
+      expect([response.status, json(response)]).toEqual([409, { label: 'tries later' }]);
+      expect(lines(response, 'Content-Type')).toEqual([expect.stringMatching(/^application\/json/)]);
+      expect([lines(response, 'Link'), lines(response, 'Retry-After')]).toEqual([[], []]);
+      const replay = await test.post('/outer-tries-later', 'tried later', { label: 'tries later' });
+      expect(replay).toEqual(replayOf(response));
+      expect(notes.get('tries later')).toEqual(['ran']);
     });
 
     it.each(['outer-repeats', 'outer-subscribes-twice'])(

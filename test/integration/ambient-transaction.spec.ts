@@ -700,10 +700,16 @@ describe('within a request', () => {
       const request = await claim(made);
       await request.run(() => other.getRepository(Effect).save({ label: 'x' }));
       await request.commit();
+
+      const next = await claim(made);
       made.uninstall();
       expect(other.createQueryRunner).toBe(createQueryRunner);
-      await request.run(() => other.transaction((manager) => manager.save(Effect, { label: 'after' })));
-      expect(await effects()).toEqual(['x', 'after']);
+      await next.run(async () => {
+        await other.getRepository(Effect).save({ label: 'on its own' });
+        await other.transaction((manager) => manager.save(Effect, { label: 'on its own, too' }));
+      });
+      await next.rollBack();
+      expect(await effects()).toEqual(['x', 'on its own', 'on its own, too']);
     } finally {
       await other.destroy();
     }
@@ -935,6 +941,29 @@ describe('nested transactions', () => {
       await left;
     });
     expect(await effects()).toEqual(['a', 'b']);
+  });
+
+  it('that end leave what comes while they do to the one around, in its turn', async () => {
+    await inRequest(async () => {
+      const left: Promise<unknown>[] = [];
+      const beside = [];
+      for (let round = 0; round < 20; round++) {
+        beside.push(
+          dataSource.transaction((manager) => {
+            // Comes when the callback has returned and the release of its savepoint is under way.
+            setImmediate(() => left.push(manager.query('select 1'), add('late')));
+            return Promise.resolve();
+          }),
+          add('beside'),
+        );
+      }
+      await Promise.all(beside);
+      await Promise.all(left);
+    });
+    expect((await effects()).toSorted()).toEqual([
+      ...Array.from({ length: 20 }, () => 'beside'),
+      ...Array.from({ length: 20 }, () => 'late'),
+    ]);
   });
 
   it('that fail do not wait for one inside them that nobody ends', async () => {

@@ -13,6 +13,7 @@ import {
   type DynamicModule,
   type ExecutionContext,
   Get,
+  Global,
   Head,
   HttpCode,
   Inject,
@@ -22,6 +23,7 @@ import {
   Module,
   type ModuleMetadata,
   type NestInterceptor,
+  type OnApplicationShutdown,
   Options,
   Param,
   Post,
@@ -1115,6 +1117,68 @@ describe('an application that is closed', () => {
     await waitFor(() => resources() === before, { what: `only ${before} to be active, not ${resources()}` });
     expect(logs).toEqual([]);
   });
+
+  it.each([
+    ['succeeds', false, ['early', 'late'], ['abc']],
+    ['fails', true, [], []],
+  ])(
+    'keeps a request whose client has gone in its transaction to the end, one that %s',
+    async (_, fails, written, recorded) => {
+      const entered = deferred();
+      const mayEnd = deferred();
+      const ended = deferred();
+
+      @Controller('slow')
+      class Slow {
+        constructor(private readonly effects: Effects) {}
+
+        @Post()
+        @Idempotent()
+        async create() {
+          await this.effects.add('early');
+          entered.resolve();
+          await mayEnd.promise;
+          await this.effects.add('late').finally(() => ended.resolve());
+          if (fails) throw new Error('the handler failed');
+        }
+      }
+
+      /** Shut down between this library and the DataSource, and slow enough for whatever still runs. */
+      @Injectable()
+      class Flusher implements OnApplicationShutdown {
+        async onApplicationShutdown(): Promise<void> {
+          await ended.promise;
+        }
+      }
+
+      @Global()
+      @Module({ providers: [Flusher] })
+      class FlusherModule {}
+
+      @Module({
+        imports: [typeOrm(), TypeOrmModule.forFeature([Effect]), FlusherModule, IdempotencyModule.forRoot()],
+        controllers: [Slow],
+        providers: [Effects],
+      })
+      class RootModule {}
+      const test = await bootWith({ imports: [RootModule] });
+
+      const request = await openRequest(test.port, {
+        method: 'POST',
+        path: '/slow',
+        headers: [['Idempotency-Key', 'abc']],
+      });
+      await entered.promise;
+      request.destroy();
+      // The handler goes on only when the server is closed and the hooks of the shutdown are under way.
+      test.app.getHttpServer().once('close', () => setImmediate(() => mayEnd.resolve()));
+      await test.app.close();
+
+      const labels = await queryOn<{ label: string }>(database.url, 'select label from effects order by id');
+      expect(labels.map(({ label }) => label)).toEqual(written);
+      expect((await keyRows()).map(({ key }) => key)).toEqual(recorded);
+    },
+  );
 
   it('can be followed by another one over the same options, which replays what the first recorded', async () => {
     const options = { scope: () => '' };
