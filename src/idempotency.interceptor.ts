@@ -30,7 +30,8 @@ export class IdempotencyInterceptor implements NestInterceptor {
   constructor(private readonly runtime: IdempotencyRuntime) {}
 
   intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
-    const caller = new AsyncResource('IdempotencyInterceptor'); // an outer interceptor may have set what the handler is to find
+    // What an outer interceptor has put into an AsyncLocalStorage for this call is for the handler to find.
+    const caller = new AsyncResource('IdempotencyInterceptor');
     return new Observable((subscriber) => {
       caller.runInAsyncScope(() => {
         this.answer(context, next, subscriber).then(

@@ -42,6 +42,7 @@ export class IdempotentExecution {
   readonly context: IdempotencyContext;
   private attempt: number;
   private state: 'running' | 'returned' | 'failed' = 'running';
+  private hasValue = false;
   private concluding = false;
   private statusAtReturn = 0;
   private failure: IdempotencyException | undefined;
@@ -59,7 +60,8 @@ export class IdempotentExecution {
     this.attempt = exchange.attempt;
     this.answer = new HeldAnswer(exchange, {
       maxBodyBytes: options.maxBodyBytes,
-      isHandlersCode: () => this.claim.isRunning,
+      // With a value returned it is the framework that writes, be it from the context of a stream the handler opened.
+      isHandlersCode: () => this.claim.isRunning && !this.hasValue,
       isHandlerRunning: () => this.state === 'running',
     });
     const attempt = (): number => this.attempt;
@@ -105,6 +107,7 @@ export class IdempotentExecution {
       return;
     }
     this.state = 'returned';
+    this.hasValue = value !== undefined;
     failpoint('handler: returned');
     this.statusAtReturn = this.answer.status;
     this.handlerEnd.resolve();
@@ -236,7 +239,8 @@ export class IdempotentExecution {
    * further out: an interceptor's, or one of writing the response.
    */
   private verdictOn({ status, byHandler }: HeldResponse): Verdict {
-    if (status >= 500) {
+    const failedAfterItsAnswer = this.state === 'failed' && byHandler; // that answer is not the error's
+    if (status >= 500 || failedAfterItsAnswer) {
       return 'roll back';
     }
     const failedFurtherOut = status >= 400 && !byHandler && status !== this.statusAtReturn;
@@ -297,7 +301,12 @@ export class IdempotentExecution {
 
   private async answerFailure(error: unknown, { body }: HeldResponse): Promise<void> {
     const exception = this.exceptionFrom(error);
-    if (exception instanceof IdempotencyConflictException && this.mayRunAgain && body !== null) {
+    if (
+      exception instanceof IdempotencyConflictException &&
+      this.mayRunAgain &&
+      body !== null &&
+      this.answer.canStartOver
+    ) {
       await delay(rerunPauseMs(this.attempt));
       this.answer.startOver();
       return;

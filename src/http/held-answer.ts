@@ -62,6 +62,11 @@ export class HeldAnswer {
     this.exchange.resetTo(this.baseline);
   }
 
+  /** Whether the route can be run again: the parts of an upload are read by an interceptor of it, and only once. */
+  get canStartOver(): boolean {
+    return !/^multipart\//i.test(this.exchange.request.headers['content-type'] ?? '');
+  }
+
   /** Forgets everything, and has the whole route run again, from its guards on, with a recorder of its own. */
   startOver(): void {
     this.give(() => {
@@ -74,7 +79,12 @@ export class HeldAnswer {
   private give(answer: () => void): void {
     if (!this.given) {
       this.given = true;
-      answer();
+      try {
+        answer();
+      } catch (error) {
+        this.exchange.response.destroy(); // headers that Node refuses, say: better no answer than a client that waits
+        throw error;
+      }
     }
   }
 }

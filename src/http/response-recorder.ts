@@ -43,6 +43,7 @@ export class ResponseRecorder {
   private ended = false;
   private byHandler = false;
   private closed = false;
+  private broken = false;
   private status = 0;
   private statusMessage = '';
   private readonly restore: () => void;
@@ -73,12 +74,18 @@ export class ResponseRecorder {
   letGo(): void {
     const { response } = this;
     this.restore();
+    if (this.broken) {
+      response.destroy();
+      return;
+    }
     response.statusCode = this.status;
     response.statusMessage = this.statusMessage;
     const body = Buffer.concat(this.chunks);
     if (this.ended) {
       // The whole body is at hand: Node adds its length.
-      response.removeHeader('Transfer-Encoding');
+      if (response.hasHeader('Transfer-Encoding')) {
+        response.removeHeader('Transfer-Encoding'); // only then: Node takes it for a wish to have none at all
+      }
       response.end(body, () => this.callbacks.forEach((callback) => callback()));
     } else if (response.write(body)) {
       response.emit('drain'); // its writer was told to wait
@@ -145,6 +152,10 @@ export class ResponseRecorder {
         this.end(chunk, encoding, callback);
         return response;
       },
+      destroy: () => {
+        this.breakOff();
+        return response;
+      },
       emit: (event: string | symbol, ...args: unknown[]) => {
         if (event === 'close') {
           this.closed = true; // a client that goes away does not cancel the operation
@@ -154,6 +165,15 @@ export class ResponseRecorder {
         return emit(event, ...args);
       },
     };
+  }
+
+  /** Its writer has given the response up, for a source that failed half-way: it will never end. */
+  private breakOff(): void {
+    if (!this.ended) {
+      this.broken = true;
+      const { bodyBytes, byHandler } = this;
+      this.settling.resolve({ status: 500, body: null, bodyBytes, byHandler });
+    }
   }
 
   private sendHead(prepare?: () => void): void {

@@ -254,6 +254,9 @@ export class KeyStore {
 
   private explain(error: unknown): unknown {
     const cause = postgresErrorOf(error);
+    if (cause?.table === KEYS_TABLE) {
+      delete cause.detail; // the whole row, with the key and the response: not for the log
+    }
     if (cause?.code === SQLSTATE.notNullViolation && cause.table === KEYS_TABLE) {
       switch (cause.column) {
         case 'created_at':

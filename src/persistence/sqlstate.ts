@@ -13,6 +13,7 @@ export interface PostgresError extends Error {
   code?: string;
   severity?: string;
   table?: string;
+  detail?: string;
   column?: string;
 }
 

@@ -1,4 +1,4 @@
-import { type QueryRunner, TransactionNotStartedError } from 'typeorm';
+import { type EntityManager, type QueryRunner, TransactionNotStartedError } from 'typeorm';
 import { TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
 import type { TransactionState } from './ambient-transaction.js';
@@ -9,47 +9,219 @@ import type { Scope } from './transaction-scope.js';
 const TRANSACTION_CONTROL =
   /^(?:[\s;]|--[^\n]*\n|\/\*(?:[^*]|\*(?!\/))*\*\/)*(?:begin|start\s+transaction|commit|end|abort|prepare\s+transaction|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b/i;
 
-/** What `createQueryRunner()` answered within a transaction, each with the scope its work belongs to. */
-const scopesOfHandles = new WeakMap<QueryRunner, () => Scope | undefined>();
+/**
+ * The same further on in a text of several statements. `begin` and `end` also stand in the body of a DO or of a function,
+ * where nothing else of it can: there they are let through.
+ */
+const LATER_TRANSACTION_CONTROL =
+  /;(?:[\s;]|--[^\n]*\n|\/\*(?:[^*]|\*(?!\/))*\*\/)*(?:commit|abort|prepare\s+transaction|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b/i;
+const LATER_BLOCK = /;\s*(?:begin|start\s+transaction|end)\b/i;
+const DOLLAR_QUOTE = /\$\w*\$/;
 
-/** The scope that work of this QueryRunner belongs to; none where it is not one of a transaction that is open. */
-export function scopeOfRunner(runner: QueryRunner): Scope | undefined {
-  return scopesOfHandles.get(runner)?.();
+function controlsTransaction(sql: string): boolean {
+  return (
+    TRANSACTION_CONTROL.test(sql) ||
+    LATER_TRANSACTION_CONTROL.test(sql) ||
+    (LATER_BLOCK.test(sql) && !DOLLAR_QUOTE.test(sql))
+  );
 }
 
 /** Who holds it: code that asked for a runner of its own, or a manager of the transaction. */
 export type RunnerOwner = 'caller' | 'transaction';
 
+/** What `createQueryRunner()` answered within a transaction. */
+const handles = new WeakMap<object, RunnerHandle>();
+
+/** What the QueryRunners of one transaction have in common; there is one for each statement of a repository. */
+const prototypes = new WeakMap<QueryRunner, object>();
+
+/** The scope that work of this QueryRunner belongs to; none where it is not one of a transaction that is open. */
+export function scopeOfRunner(runner: QueryRunner): Scope | undefined {
+  const handle = handles.get(runner);
+  return handle === undefined || handle.isLate ? undefined : handle.scope();
+}
+
 /** What TypeORM gets for a QueryRunner: the transaction's own, bound to a scope, which nobody can release. */
 export function createTransactionRunner(home: Scope, owner: RunnerOwner): QueryRunner {
-  const { transaction } = home;
-  const { transactions, connection } = transaction;
-  const { dataSource } = transactions;
-  const handle = Object.create(connection.runner) as PostgresQueryRunner;
-  const Broadcaster = connection.runner.broadcaster.constructor as new (runner: QueryRunner) => object;
-  /** Nested transactions that this handle has started and not ended, innermost last. It ends no others. */
-  const begun: Scope[] = [];
-  let hasBegun = false;
-  /** Where it was connected, or has started a transaction, when the request's own had committed. */
-  let late: QueryRunner | undefined;
-  let isConnected = false;
+  const { runner: own } = home.transaction.connection;
+  let prototype = prototypes.get(own);
+  if (prototype === undefined) {
+    prototype = prototypeOver(own);
+    prototypes.set(own, prototype);
+  }
+  const runner = Object.create(prototype) as QueryRunner;
+  const Broadcaster = own.broadcaster.constructor as new (runner: QueryRunner) => object;
+  handles.set(runner, new RunnerHandle(home, owner, runner));
+  // The broadcaster hands subscribers this runner, not the one beneath it.
+  return Object.assign(runner, { data: {}, broadcaster: new Broadcaster(runner) });
+}
 
-  const scope = (): Scope => {
-    begun.at(-1)?.recogniseFlow();
-    return transactions.innermost((begun.at(-1) ?? home).live());
+function prototypeOver(own: PostgresQueryRunner): object {
+  const of = (runner: object): RunnerHandle => handles.get(runner)!;
+  const methods = {
+    // The real runner is released when the request is over; late work must still reach execute() and be told why.
+    isReleased: false,
+    get isTransactionActive(): boolean {
+      return of(this).isTransactionActive;
+    },
+    get manager(): EntityManager {
+      return of(this).manager;
+    },
+    connect(): Promise<unknown> {
+      return of(this).connect();
+    },
+    release(): Promise<void> {
+      return of(this).release();
+    },
+    [Symbol.asyncDispose](): Promise<void> {
+      return of(this).dispose();
+    },
+    query(sql: string, parameters?: unknown[], structured?: boolean): Promise<unknown> {
+      return of(this).query(sql, parameters, structured);
+    },
+    stream(...given: Parameters<RunnerHandle['stream']>): Promise<unknown> {
+      return of(this).stream(...given);
+    },
+    startTransaction(isolation?: IsolationLevel): Promise<void> {
+      return of(this).startTransaction(isolation);
+    },
+    commitTransaction(): Promise<void> {
+      return of(this).end('commit');
+    },
+    rollbackTransaction(): Promise<void> {
+      return of(this).end('roll back');
+    },
   };
+  return Object.create(own, Object.getOwnPropertyDescriptors(methods)) as object;
+}
 
-  const end = async (how: 'commit' | 'roll back'): Promise<void> => {
-    if (late !== undefined) {
-      await (how === 'commit' ? late.commitTransaction() : late.rollbackTransaction());
-      if (!late.isTransactionActive && !isConnected) {
-        await release(); // who got this handle from a manager does not do it
+/** What a QueryRunner of a transaction knows and does. */
+class RunnerHandle {
+  /** Nested transactions that were started by it and not ended, innermost last. It ends no others. */
+  private readonly begun: Scope[] = [];
+  private hasBegun = false;
+  /** Where it was connected, or has started a transaction, when the request's own had committed. */
+  private late: QueryRunner | undefined;
+  private isConnected = false;
+  private ownManager: EntityManager | undefined;
+
+  constructor(
+    private readonly home: Scope,
+    private readonly owner: RunnerOwner,
+    private readonly runner: QueryRunner,
+  ) {}
+
+  get isLate(): boolean {
+    return this.late !== undefined;
+  }
+
+  get isTransactionActive(): boolean {
+    return this.late === undefined
+      ? this.state !== 'committed' && (this.begun.length > 0 || this.owner === 'transaction' || !this.hasBegun)
+      : this.late.isTransactionActive;
+  }
+
+  get manager(): EntityManager {
+    this.begun.at(-1)?.recogniseFlow();
+    return (this.ownManager ??= this.createManager());
+  }
+
+  scope(): Scope {
+    const { transactions } = this.home.transaction;
+    this.begun.at(-1)?.recogniseFlow();
+    return transactions.innermost((this.begun.at(-1) ?? this.home).live());
+  }
+
+  async connect(): Promise<unknown> {
+    switch (this.state) {
+      case 'open':
+        return this.home.transaction.connection.client;
+      case 'rolled back':
+        throw new TransactionRolledBackError();
+      case 'committed':
+        this.isConnected = true;
+        return this.lateRunner().connect();
+    }
+  }
+
+  async release(): Promise<void> {
+    while (this.begun.length > 0) {
+      await this.end('roll back').catch(() => undefined); // what nobody has committed is not kept, nor in the way
+    }
+    await this.late?.release();
+    this.late = undefined;
+    this.isConnected = false;
+  }
+
+  async dispose(): Promise<void> {
+    try {
+      while (this.begun.length > 0) {
+        await this.end('commit');
+      }
+      await this.late?.[Symbol.asyncDispose]();
+    } finally {
+      await this.release();
+    }
+  }
+
+  async query(sql: string, parameters?: unknown[], structured?: boolean): Promise<unknown> {
+    if (controlsTransaction(sql)) {
+      throw transactionControlError(sql);
+    }
+    return this.late === undefined
+      ? this.scope().query(sql, parameters, structured)
+      : queryBy(this.late, sql, parameters, structured);
+  }
+
+  async stream(
+    sql: string,
+    parameters?: unknown[],
+    onEnd?: () => void,
+    onError?: (error: Error) => void,
+  ): Promise<unknown> {
+    if (this.late !== undefined || this.state === 'committed') {
+      return this.lateRunner().stream(sql, parameters, onEnd, onError);
+    }
+    const stream = await this.scope().stream(sql, parameters);
+    if (onEnd !== undefined) {
+      stream.on('end', onEnd);
+    }
+    if (onError !== undefined) {
+      stream.on('error', onError);
+    }
+    return stream;
+  }
+
+  async startTransaction(isolation?: IsolationLevel): Promise<void> {
+    if (this.late === undefined && this.state !== 'committed') {
+      const nested = this.scope().begin(isolation);
+      this.begun.push(nested);
+      this.hasBegun = true;
+      // What follows in the caller's flow belongs to the new transaction, also where it uses a repository of its own.
+      this.home.transaction.transactions.presumablyGoInto(nested);
+      try {
+        return await nested.entered;
+      } catch (error) {
+        this.begun.splice(this.begun.indexOf(nested), 1);
+        if ((this.state as TransactionState) !== 'committed') {
+          throw error;
+        }
+      }
+    }
+    await this.lateRunner().startTransaction(isolation);
+  }
+
+  async end(how: 'commit' | 'roll back'): Promise<void> {
+    if (this.late !== undefined) {
+      await (how === 'commit' ? this.late.commitTransaction() : this.late.rollbackTransaction());
+      if (!this.late.isTransactionActive && !this.isConnected) {
+        await this.release(); // who got this runner from a manager does not do it
       }
       return;
     }
-    const nested = begun.at(-1);
+    const nested = this.begun.at(-1);
     if (nested === undefined) {
-      if (how === 'roll back' && owner === 'caller' && !hasBegun) {
+      if (how === 'roll back' && this.owner === 'caller' && !this.hasBegun) {
         return; // isTransactionActive told it that there was something to undo
       }
       throw new TransactionNotStartedError();
@@ -57,112 +229,28 @@ export function createTransactionRunner(home: Scope, owner: RunnerOwner): QueryR
     if (how === 'commit') {
       await nested.release();
     }
-    begun.pop();
+    this.begun.pop();
     if (how === 'roll back') {
       await nested.rollBack('undone');
     }
-  };
+  }
 
-  const release = async (): Promise<void> => {
-    while (begun.length > 0) {
-      await end('roll back').catch(() => undefined); // what nobody has committed is not kept, nor in the way
-    }
-    await late?.release();
-    late = undefined;
-    isConnected = false;
-  };
+  private get state(): TransactionState {
+    return this.home.transaction.state;
+  }
 
-  Object.assign(handle, {
-    // The real runner is released when the request is over; late work must still reach execute() and be told why.
-    isReleased: false,
-    broadcaster: new Broadcaster(handle), // hands subscribers this handle, not the runner beneath it
-    data: {},
-    connect: async () => {
-      switch (transaction.state) {
-        case 'open':
-          return connection.client;
-        case 'rolled back':
-          throw new TransactionRolledBackError();
-        case 'committed':
-          isConnected = true;
-          return (late ??= dataSource.createQueryRunner()).connect();
-      }
-    },
-    release,
-    [Symbol.asyncDispose]: async () => {
-      try {
-        while (begun.length > 0) {
-          await end('commit');
-        }
-        await late?.[Symbol.asyncDispose]();
-      } finally {
-        await release();
-      }
-    },
-    query: async (sql: string, parameters?: unknown[], structured?: boolean) => {
-      if (TRANSACTION_CONTROL.test(sql)) {
-        throw transactionControlError(sql);
-      }
-      return late === undefined
-        ? scope().query(sql, parameters, structured)
-        : queryBy(late, sql, parameters, structured);
-    },
-    stream: async (sql: string, parameters?: unknown[], onEnd?: () => void, onError?: (error: Error) => void) => {
-      if (late !== undefined || transaction.state === 'committed') {
-        late ??= dataSource.createQueryRunner();
-        return late.stream(sql, parameters, onEnd, onError);
-      }
-      const stream = await scope().stream(sql, parameters);
-      if (onEnd !== undefined) {
-        stream.on('end', onEnd);
-      }
-      if (onError !== undefined) {
-        stream.on('error', onError);
-      }
-      return stream;
-    },
-    startTransaction: async (isolation?: IsolationLevel) => {
-      if (late === undefined && transaction.state !== 'committed') {
-        const nested = scope().begin(isolation);
-        begun.push(nested);
-        hasBegun = true;
-        // What follows in the caller's flow belongs to the new transaction, also where it uses a repository of its own.
-        transactions.presumablyGoInto(nested);
-        try {
-          return await nested.entered;
-        } catch (error) {
-          begun.splice(begun.indexOf(nested), 1);
-          if ((transaction.state as TransactionState) !== 'committed') {
-            throw error;
-          }
-        }
-      }
-      late ??= dataSource.createQueryRunner();
-      await late.startTransaction(isolation);
-    },
-    commitTransaction: () => end('commit'),
-    rollbackTransaction: () => end('roll back'),
-  });
-  Object.defineProperty(handle, 'isTransactionActive', {
-    get: () =>
-      late === undefined
-        ? transaction.state !== 'committed' && (begun.length > 0 || owner === 'transaction' || !hasBegun)
-        : late.isTransactionActive,
-  });
+  private lateRunner(): QueryRunner {
+    return (this.late ??= this.home.transaction.transactions.dataSource.createQueryRunner());
+  }
 
-  const manager = dataSource.createEntityManager(handle);
-  // After COMMIT it is a manager like the DataSource's own.
-  Object.defineProperty(manager, 'queryRunner', {
-    get: () => (transaction.state === 'committed' && late === undefined ? undefined : handle),
-  });
-  scopesOfHandles.set(handle, () => (late === undefined ? scope() : undefined));
-  Object.defineProperty(handle, 'manager', {
-    get: () => {
-      begun.at(-1)?.recogniseFlow();
-      return manager;
-    },
-  });
-  return handle;
+  private createManager(): EntityManager {
+    const manager = this.home.transaction.transactions.dataSource.createEntityManager();
+    // After COMMIT it is a manager like the DataSource's own.
+    Object.defineProperty(manager, 'queryRunner', {
+      get: () => (this.state === 'committed' && this.late === undefined ? undefined : this.runner),
+    });
+    return manager;
+  }
 }
 
 function transactionControlError(sql: string): Error {

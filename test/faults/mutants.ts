@@ -201,7 +201,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: '5xx recorded',
     expected: ['key stuck', 'record without effect'],
-    changes: [{ file: EXECUTION, from: 'if (status >= 500) {', to: 'if (status >= 600) {' }],
+    changes: [{ file: EXECUTION, from: 'if (status >= 500 ||', to: 'if (status >= 600 ||' }],
   },
   {
     name: 'purge of keys that have not expired',

@@ -983,6 +983,43 @@ describe('nested transactions', () => {
     expect(await effects()).toEqual(['after']);
   });
 
+  it('that fail let the running statement of one inside them end, and begin no other', async () => {
+    let begunLate = false;
+    const isSleeping = async (): Promise<boolean> =>
+      (
+        await observer.query(`select from pg_stat_activity where wait_event = 'PgSleep' and datname = $1`, [
+          database.name,
+        ])
+      ).rowCount === 1;
+    const inner = await inRequest(async () => {
+      const started: Promise<unknown>[] = [];
+      await expect(
+        dataSource.transaction(async (manager) => {
+          started.push(
+            manager.transaction(async (first) => {
+              await first.query(`insert into effects select -1, 'undone' from pg_sleep(0.2)`);
+              await first.save(Effect, { label: 'refused' });
+            }),
+            manager.transaction(() => {
+              begunLate = true;
+              return Promise.resolve();
+            }),
+          );
+          await waitFor(isSleeping, { what: 'the statement to run' });
+          throw new Expected();
+        }),
+      ).rejects.toThrow(Expected);
+      await add('after');
+      return Promise.allSettled(started);
+    });
+    expect(inner.map((outcome) => (outcome as PromiseRejectedResult).reason as unknown)).toEqual([
+      expect.any(TransactionRolledBackError),
+      expect.any(TransactionRolledBackError),
+    ]);
+    expect(begunLate).toBe(false);
+    expect(await effects()).toEqual(['after']);
+  });
+
   it('are not committed before the request, whose end waits for them', async () => {
     const held = deferred();
     const request = await claim();
@@ -1434,9 +1471,28 @@ describe('raw transaction control', () => {
     expect(await effects()).toEqual(['begin']);
   });
 
+  it.each(['select 1; commit', 'select 1; /* */ COMMIT; begin', 'select 1; end', `do $$ begin null; end $$; rollback`])(
+    'is refused behind another statement, too: %s',
+    async (sql) => {
+      const request = await claim();
+      await expect(request.run(() => dataSource.query(sql))).rejects.toThrow('would end the transaction');
+      await request.rollBack();
+    },
+  );
+
+  it('is told from the body of a block', async () => {
+    const request = await claim();
+    await request.run(() => dataSource.query(`do $$ begin perform 1; end $$`));
+    await request.commit();
+    expect(await keys()).toBe(1);
+  });
+
   it('that was hidden from the library is found at the record', async () => {
     const request = await claim();
-    await request.run(() => dataSource.query('select 1; commit; begin'));
+    await request.run(async () => {
+      const client = (await dataSource.createQueryRunner().connect()) as PoolClient;
+      await client.query('commit; begin');
+    });
     await expect(request.commit()).rejects.toThrow(TransactionEndedByHandlerError);
     expect(await keys()).toBe(0);
   });

@@ -389,7 +389,15 @@ describe('a record', () => {
   });
 
   it('replaces an expired row with all that is in it', async () => {
-    await complete('k', { status: 200, body: null, bodyBytes: 9, path: '/old', method: 'PUT', fingerprintVersion: 2 });
+    await complete('k', {
+      status: 200,
+      headers: [['Old', 'yes']],
+      body: null,
+      bodyBytes: 9,
+      path: '/old',
+      method: 'PUT',
+      fingerprintVersion: 2,
+    });
     await backDate('k');
     const [old] = await rowsOf();
     const client = await session();
@@ -405,6 +413,7 @@ describe('a record', () => {
       method: 'POST',
       path: '/payments',
       response_status: 201,
+      response_headers: [['Content-Type', 'application/json']],
       response_body: Buffer.from('{"id":1}'),
       response_bytes: '8',
     });
@@ -502,6 +511,7 @@ describe('a record', () => {
     const error = await errorOf(store.record(client, recordFor(request), false));
     expect(sqlStateOf(error)).toBe(FOREIGN_KEY_VIOLATION);
     expect(isDefiniteFailure(error)).toBe(true);
+    expect(sqlStateOf(await errorOf(write(client)))).toBe(IN_FAILED_TRANSACTION); // a COMMIT would have ended it
     await client.query('rollback');
     expect(await effects()).toEqual([]);
     expect(await rowsOf()).toEqual([]);
@@ -640,7 +650,7 @@ describe('a purge', () => {
          response_headers, response_body, response_bytes, created_at, expires_at)
        select '', ${key}, decode(repeat('00', 32), 'hex'), 1, 'POST', '/', gen_random_uuid(), 201, '[]', '', 0,
          clock_timestamp() - interval '30 days', ${expiresAt}
-       from generate_series(1, ${count}) n`,
+       from generate_series(${count}, 1, -1) n`,
     );
   }
 

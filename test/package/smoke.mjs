@@ -185,6 +185,9 @@ const post = async () => {
 };
 assert.deepEqual(await post(), { status: 201, body: '{"key":"abc","id":1}', replayed: null });
 assert.deepEqual(await post(), { status: 201, body: '{"key":"abc","id":1}', replayed: 'true' });
+const problem = await fetch(await app.getUrl() + '/payments', { method: 'POST', headers: { 'Connection': 'close' } });
+assert.equal(problem.status, 400);
+assert.equal(problem.headers.get('Content-Type'), 'application/problem+json; charset=utf-8');
 const stored: StoredKey | undefined = await app.get(IdempotencyService).find('abc');
 assert.equal(stored?.status, 201);
 await app.close();

@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import { configureGlobal } from 'fast-check';
 
 /**
  * Everybody tests the same values, so that a test which passes here passes there. PROPERTY_SEED=<number> tests others,
@@ -7,5 +7,5 @@ import fc from 'fast-check';
 const seed = process.env['PROPERTY_SEED'] ?? '20261121';
 
 if (seed !== 'random') {
-  fc.configureGlobal({ seed: Number(seed) });
+  configureGlobal({ seed: Number(seed) });
 }
