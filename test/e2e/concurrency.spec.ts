@@ -226,29 +226,39 @@ describe.each(ADAPTERS)('duplicates and concurrency, on %s', (adapter) => {
     await waitFor(() => test.gate.inside === 2, { timeoutMs: 5_000, what: 'both requests inside their handlers' });
     test.gate.open();
     const responses = await Promise.all(both);
-    expect(statuses(responses)).toEqual({ 201: 1, 503: 1 });
+    // PostgreSQL may give up either or both: on small tables it takes neighbours for the same row.
     const lost = responses.findIndex(({ status }) => status === 503);
+    expect(lost).not.toBe(-1);
     expect(responses[lost]!.headerLines.some((line) => /^retry-after: \d+$/i.test(line))).toBe(true);
-    expect(await test.effects()).toEqual(['a']);
+    const committed = responses.filter(({ status }) => status === 201).length;
+    expect(await test.effects()).toEqual(Array.from({ length: committed }, () => 'a'));
 
     const retry = test.post('/skew?label=a', lost === 0 ? 'k1' : 'k2');
     await waitFor(() => test.gate.inside === 3, { timeoutMs: 5_000, what: 'the retry inside its handler' });
     test.gate.open();
-    expect((await retry).body.toString()).toBe('{"count":1}');
+    expect((await retry).body.toString()).toBe(`{"count":${committed}}`);
   });
 
   it('runs a handler again, when its route says so, after a failure that came with the COMMIT', async () => {
     const test = await start();
-    const both = [test.post('/skew-again?label=b', 'k1'), test.post('/skew-again?label=b', 'k2')];
+    const both = Promise.all([test.post('/skew-again?label=b', 'k1'), test.post('/skew-again?label=b', 'k2')]);
     await waitFor(() => test.gate.inside === 2, { timeoutMs: 5_000, what: 'both requests inside their handlers' });
     test.gate.open();
-    await waitFor(() => test.gate.inside === 3, { timeoutMs: 5_000, what: 'the second run of the one that lost' });
-    test.gate.open();
-    const responses = await Promise.all(both);
-    expect(responses.map(({ body }) => body.toString()).toSorted()).toEqual([
-      '{"count":0,"attempt":1}',
-      '{"count":1,"attempt":2}',
+    await waitFor(() => test.gate.inside > 2, { timeoutMs: 5_000, what: 'a second run' });
+    const answered = new AbortController();
+    const responses = await Promise.race([
+      both.finally(() => answered.abort()),
+      waitFor(
+        () => {
+          test.gate.open(); // for whoever has come to it by now
+          return answered.signal.aborted;
+        },
+        { timeoutMs: 10_000, what: 'both answers' },
+      ).then(() => both),
     ]);
+    const bodies = responses.map(({ body }) => JSON.parse(body.toString()) as { count: number; attempt: number });
+    expect(bodies.map(({ count }) => count).toSorted()).toEqual([0, 1]);
+    expect(bodies.find(({ count }) => count === 1)!.attempt).toBeGreaterThan(1);
     const replay = await test.post('/skew-again?label=b', 'k1');
     expect(replay.body.equals(responses[0]!.body)).toBe(true);
     expect(await test.effects()).toEqual(['b', 'b']);
