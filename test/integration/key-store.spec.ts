@@ -542,7 +542,7 @@ describe('a record', () => {
     ['a status out of range', { status: 600 }],
     ['a fingerprint that is none', { fingerprint: Buffer.alloc(31) }],
     ['a size that is not that of the body', { bodyBytes: 7 }],
-    ['a time to live of nothing', { ttlMs: 0 }],
+    ['a time to live of less than nothing', { ttlMs: -1 }],
   ])('refuses %s, and the writes with it', async (_, overrides) => {
     const client = await session();
     const request = await claimed(client, 'k');
