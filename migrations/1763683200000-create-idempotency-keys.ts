@@ -76,11 +76,11 @@ create table ${table} (
       `comment on column ${table}.path is 'The path of the request. For people: the fingerprint covers it.'`,
     );
     await runner.query(
-      `comment on column ${table}.claim_id is 'Names the one attempt that wrote this row. It tells whether a COMMIT whose answer was lost took effect.'`,
+      `comment on column ${table}.claim_id is 'Names the one attempt that wrote this row: its fencing token. It tells whether a COMMIT whose answer was lost took effect.'`,
     );
     await runner.query(`comment on column ${table}.response_status is 'The HTTP status that every retry gets.'`);
     await runner.query(
-      `comment on column ${table}.response_headers is 'The headers that every retry gets: an array of [name, value] pairs in wire order, repeated lines kept apart.'`,
+      `comment on column ${table}.response_headers is 'The headers that every retry gets: an array of [name, value] pairs in wire order, repeated lines kept apart. The value is null for a header that the handler took away.'`,
     );
     await runner.query(
       `comment on column ${table}.response_body is 'The bytes that every retry gets. Null when the body was too large to keep.'`,

@@ -1,21 +1,25 @@
 import type { Migration } from '../src/persistence/migration-runner.js';
 import { CreateIdempotencyKeys1763683200000 } from './1763683200000-create-idempotency-keys.js';
+import { AddLeasesAndSteps1763769600000 } from './1763769600000-add-leases-and-steps.js';
 
 export type IdempotencyMigration = new (schema?: string) => Migration;
 
 /**
- * The migrations of the library's table, in the DataSource's own schema, oldest first.
+ * The migrations of the library's tables, in the DataSource's own schema, oldest first.
  *
  * @example
  * new DataSource({ ..., migrations: [...idempotencyMigrations, ...yours] })
  */
-export const idempotencyMigrations: IdempotencyMigration[] = [CreateIdempotencyKeys1763683200000];
+export const idempotencyMigrations: IdempotencyMigration[] = [
+  CreateIdempotencyKeys1763683200000,
+  AddLeasesAndSteps1763769600000,
+];
 
 /**
- * The same for the module's `schema` option: the table goes into `schema`, which is created when it is missing.
+ * The same for the module's `schema` option: the tables go into `schema`, which is created when it is missing.
  *
  * TypeORM knows a migration by its name alone. Here the name carries the schema, so that a DataSource can have several,
- * and so that naming a schema later makes the table there instead of passing for done.
+ * and so that naming a schema later makes the tables there instead of passing for done.
  *
  * @example
  * new DataSource({ ..., migrations: [...idempotencyMigrationsIn('infra'), ...yours] })

@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import type { PoolClient } from 'pg';
-import { setTimeout as delay } from 'node:timers/promises';
-import { Claim, type ClaimedRequest } from './claim.js';
+import type { Claim, ClaimedRequest } from './claim.js';
+import type { Connections } from './connections.js';
 import { deferred } from './deferred.js';
 import { failpoint } from './failpoint.js';
 import {
+  IN_FLIGHT_LOOK_MS,
   IN_FLIGHT_POLL_MS,
   OUTCOME_LOOK_UPS,
   POOL_WAIT_MS,
@@ -12,16 +12,24 @@ import {
   TRANSACTION_TIMEOUT_SLACK_MS,
 } from './idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from './idempotency.exceptions.js';
-import { RecentKeys } from './recent-keys.js';
 import type { IsolationLevel, RouteOptions } from './idempotency.options.js';
+import type { LeaseService } from './lease/lease.service.js';
 import { AmbientTransaction } from './persistence/ambient-transaction.js';
-import type { AmbientTransactions } from './persistence/ambient-transactions.js';
 import type { DatabaseConnection } from './persistence/database-connection.js';
-import type { ClaimRequest, ClaimResult, KeyStore, StoredHeader, StoredResponse } from './persistence/key-store.js';
+import type { ClaimRequest, ClaimResult, KeyStore } from './persistence/key-store.js';
+import type { FoundKey, StoredHeader } from './persistence/shared-statements.js';
+import type { UnfinishedState } from './persistence/stored-key.js';
+import { RecentKeys } from './recent-keys.js';
+import { SharedQuestion } from './shared-question.js';
+import { delay, jittered, within } from './timing.js';
+import { TransactionClaim } from './transaction-claim.js';
 
 /** A request, as far as idempotency is concerned. */
 export interface IdempotentRequest extends Omit<ClaimedRequest, 'claimId' | 'ttlMs'> {
-  options: Pick<RouteOptions, 'ttlMs' | 'inFlight' | 'isolation' | 'timeoutMs' | 'storeErrors'>;
+  options: Pick<
+    RouteOptions,
+    'mode' | 'leaseMs' | 'onInterrupted' | 'ttlMs' | 'inFlight' | 'isolation' | 'retries' | 'timeoutMs' | 'storeErrors'
+  >;
 }
 
 /** A response that can be sent again. */
@@ -37,18 +45,28 @@ export type Outcome =
   | { kind: 'completed'; response: ReplayableResponse }
   | { kind: 'not kept'; originalStatus: number; completedAt: Date }
   | { kind: 'mismatch' }
-  | { kind: 'in flight' };
+  | { kind: 'in flight' }
+  | { kind: 'interrupted' };
+
+/** A request that runs in this process. */
+interface Running {
+  readonly request: IdempotentRequest;
+  readonly end: Promise<void>;
+  /** What the table says of its key: its connection may be long dead, and another instance have the answer. */
+  readonly look: SharedQuestion<ClaimResult>;
+}
 
 /** The state machine of a key: absent, claimed by a running request, recorded. Knows no HTTP. */
 export class ClaimService {
-  /** Keys whose handler runs in this process, each with a promise of its end: duplicates need not ask the database. */
-  private readonly running = new Map<string, Promise<void>>();
+  /** Keys whose handler runs in this process: duplicates share one look at the table, and are woken at its end. */
+  private readonly running = new Map<string, Running>();
 
   private readonly recent = new RecentKeys(RECENT_KEYS);
 
   constructor(
     private readonly store: KeyStore,
-    private readonly transactions: AmbientTransactions,
+    private readonly connections: Connections,
+    private readonly leases: LeaseService,
   ) {}
 
   /**
@@ -62,16 +80,17 @@ export class ClaimService {
     const deadline = performance.now() + (inFlight === 'reject' ? 0 : inFlight.waitMs);
     for (let pauseMs: number = IN_FLIGHT_POLL_MS.first; ; pauseMs = Math.min(pauseMs * 2, IN_FLIGHT_POLL_MS.longest)) {
       const running = this.running.get(nameOf(request));
-      const outcome: Outcome =
-        running === undefined
-          ? ((await this.replayOfRecent(request)) ?? (await this.attempt(request)))
-          : { kind: 'in flight' };
+      const outcome =
+        (await (running === undefined ? this.replayOfRecent(request) : this.outcomeBeside(running, request))) ??
+        (await this.attempt(request));
       const leftMs = deadline - performance.now();
       if (outcome.kind !== 'in flight' || leftMs <= 0) {
         return outcome;
       }
       // A request of this process wakes its duplicates itself; for another's the table is looked at again.
-      await (running === undefined ? delay(Math.min(leftMs, jittered(pauseMs))) : within(leftMs, running));
+      await (running === undefined
+        ? delay(Math.min(leftMs, jittered(pauseMs)))
+        : within(Math.min(leftMs, jittered(IN_FLIGHT_POLL_MS.longest)), running.end));
     }
   }
 
@@ -85,8 +104,11 @@ export class ClaimService {
     for (let attempt = 1; attempt <= OUTCOME_LOOK_UPS.attempts; attempt++) {
       failpoint('outcome: looking');
       const found = await this.look(request);
-      if (found.kind === 'completed') {
-        return found.response.claimId === claim.request.claimId ? 'recorded' : outcomeOf(found.response, request);
+      if (found.kind === 'completed' && found.response.claimId === claim.request.claimId) {
+        return 'recorded';
+      }
+      if (found.kind === 'completed' || found.kind === 'unfinished') {
+        return outcomeOf(found, request);
       }
       if (found.kind === 'claimed') {
         // The lock was free and the row is not there: the transaction is over and was rolled back.
@@ -99,13 +121,15 @@ export class ClaimService {
 
   /** Waits for the requests that are running; each ends by its time limit at the latest. */
   async idle(): Promise<void> {
-    await Promise.all(this.running.values());
+    await Promise.all([...this.running.values()].map(({ end }) => end));
   }
 
   /** What the key holds, for a request that has lost it to another one. */
   async outcomeOfOther(request: IdempotentRequest): Promise<Outcome> {
     const found = await this.look(request);
-    return found.kind === 'completed' ? outcomeOf(found.response, request) : { kind: 'in flight' };
+    return found.kind === 'completed' || found.kind === 'unfinished'
+      ? outcomeOf(found, request)
+      : { kind: 'in flight' };
   }
 
   /** A key that was recorded here a short while ago is most likely still there: then no transaction is begun for it. */
@@ -114,18 +138,46 @@ export class ClaimService {
     if (!this.recent.has(name)) {
       return undefined;
     }
-    const { connection, result } = await this.onConnection((client) => this.store.lookUp(client, request));
-    connection.release();
-    if (result === undefined) {
+    const found = await this.connections.run((client) => this.store.lookUp(client, request)).catch(cannotClaim);
+    if (found?.kind !== 'completed') {
       this.recent.delete(name);
       return undefined;
     }
-    return outcomeOf(result, request);
+    return outcomeOf(found, request);
+  }
+
+  /**
+   * What a duplicate of a request in this process gets; nothing where it may claim the key, for its holder has lost it.
+   * Where the database is slow to tell, that the request runs here is answer enough.
+   */
+  private async outcomeBeside(running: Running, request: IdempotentRequest): Promise<Outcome | undefined> {
+    const found = await within(IN_FLIGHT_LOOK_MS, running.look.ask());
+    switch (found?.kind) {
+      case 'completed':
+      case 'unfinished':
+        return outcomeOf(found, request);
+      case 'claimed':
+        return undefined;
+      default:
+        return { kind: 'in flight' };
+    }
   }
 
   private async attempt(request: IdempotentRequest): Promise<Outcome> {
+    if (request.options.mode === 'transaction') {
+      return this.attemptTransaction(request);
+    }
+    const outcome = await this.leases.claim(request, () => this.started(request));
+    if (outcome.kind === 'completed') {
+      this.recent.add(nameOf(request));
+    }
+    return outcome;
+  }
+
+  private async attemptTransaction(request: IdempotentRequest): Promise<Outcome> {
     const { options, ...identified } = request;
-    const isolation = options.isolation ?? this.transactions.defaultIsolation;
+    const { transactions } = this.connections;
+    const isolation = options.isolation ?? transactions.defaultIsolation;
     const claimed: ClaimedRequest = { ...identified, claimId: randomUUID(), ttlMs: options.ttlMs };
     const { connection, result } = await this.tryClaim({
       scope: request.scope,
@@ -137,11 +189,14 @@ export class ClaimService {
     });
     switch (result.kind) {
       case 'claimed':
-        return { kind: 'claimed', claim: this.started(claimed, connection, isolation) };
+        return { kind: 'claimed', claim: this.claimBy(connection, isolation, claimed, request) };
       case 'completed':
         this.giveBack(connection);
         this.recent.add(nameOf(request));
-        return outcomeOf(result.response, request);
+        return outcomeOf(result, request);
+      case 'unfinished':
+        this.giveBack(connection);
+        return outcomeOf(result, request);
       case 'in flight':
         this.giveBack(connection);
         return result;
@@ -161,71 +216,37 @@ export class ClaimService {
     return result;
   }
 
-  private tryClaim(request: ClaimRequest): Promise<{ connection: DatabaseConnection; result: ClaimResult }> {
-    return this.onConnection((client) => this.store.claim(client, request));
+  private async tryClaim(request: ClaimRequest): Promise<{ connection: DatabaseConnection; result: ClaimResult }> {
+    return this.connections.ask((client) => this.store.claim(client, request)).catch(cannotClaim);
   }
 
-  /** One question on a connection of its own; bounded, also where the database does not answer at all. */
-  private async onConnection<T>(
-    ask: (client: PoolClient) => Promise<T>,
-  ): Promise<{ connection: DatabaseConnection; result: T }> {
-    for (;;) {
-      failpoint('claim: connecting');
-      const connection = await this.connect();
-      failpoint('claim: connected');
-      const timer = setTimeout(
-        () => connection.destroy(new Error(`no answer within ${POOL_WAIT_MS} ms`)),
-        POOL_WAIT_MS,
-      );
-      try {
-        const result = await ask(connection.client);
-        failpoint('claim: answered');
-        return { connection, result };
-      } catch (error) {
-        connection.destroy(error);
-        if (!this.store.shouldClaimAgain(error)) {
-          throw new IdempotencyStoreUnavailableException('The idempotency key could not be claimed.', { cause: error });
-        }
-      } finally {
-        clearTimeout(timer);
-      }
-    }
-  }
-
-  /** A connection, or an error after a bounded wait; pg's own pool waits without bound unless told otherwise. */
-  private async connect(): Promise<DatabaseConnection> {
-    const connecting = this.transactions.connect();
-    const connection = await within(POOL_WAIT_MS, connecting).catch((cause: unknown) => {
-      throw new IdempotencyStoreUnavailableException('The database cannot be reached.', { cause });
-    });
-    if (connection === undefined) {
-      void connecting.then(
-        (late) => late.release(),
-        () => undefined,
-      );
-      throw new IdempotencyStoreUnavailableException('All database connections are in use.');
-    }
-    return connection;
-  }
-
-  private started(
-    claimed: ClaimedRequest,
+  private claimBy(
     connection: DatabaseConnection,
     isolation: IsolationLevel | undefined,
+    claimed: ClaimedRequest,
+    request: IdempotentRequest,
   ): Claim {
-    const transaction = new AmbientTransaction(this.transactions, connection, isolation ?? 'READ COMMITTED');
-    const name = nameOf(claimed);
-    const running = deferred();
-    this.running.set(name, running.promise);
-    return new Claim(claimed, transaction, this.store, () => {
-      if (this.running.get(name) === running.promise) {
+    const { transactions } = this.connections;
+    const transaction = new AmbientTransaction(transactions, connection, isolation ?? 'READ COMMITTED');
+    const settled = this.started(request);
+    return new TransactionClaim(claimed, transaction, this.store, () => settled(transaction.state === 'committed'));
+  }
+
+  /** Has duplicates in this process wait for the end of the request, which the answered function tells. */
+  private started(request: IdempotentRequest): (recorded: boolean) => void {
+    const name = nameOf(request);
+    const end = deferred();
+    const running = { request, end: end.promise, look: new SharedQuestion(() => this.look(request)) };
+    this.running.set(name, running);
+    return (recorded) => {
+      if (this.running.get(name) === running) {
         this.running.delete(name);
       }
-      if (transaction.state === 'committed') {
+      if (recorded) {
         this.recent.add(name);
       }
-      running.resolve();
-    });
+      end.resolve();
+    };
   }
 
   /** Ends a transaction that has only looked. The answer to the client does not wait for it. */
@@ -241,29 +262,37 @@ export class ClaimService {
   }
 }
 
-function outcomeOf(stored: StoredResponse, request: IdempotentRequest): Outcome {
-  if (stored.fingerprintVersion !== request.fingerprintVersion || !stored.fingerprint.equals(request.fingerprint)) {
+/** What a key that is taken means for a request. */
+export function outcomeOf(found: FoundKey, request: IdempotentRequest): Outcome {
+  const { fingerprint, fingerprintVersion } = found.kind === 'completed' ? found.response : found.claim;
+  if (fingerprintVersion !== request.fingerprintVersion || !fingerprint.equals(request.fingerprint)) {
     return { kind: 'mismatch' };
   }
-  const { status, headers, body, createdAt } = stored;
+  if (found.kind === 'unfinished') {
+    return outcomeOfUnfinished(found.claim.state, request.options);
+  }
+  const { status, headers, body, createdAt } = found.response;
   return body === null
     ? { kind: 'not kept', originalStatus: status, completedAt: createdAt }
     : { kind: 'completed', response: { status, headers, body } };
+}
+
+/** A claim by lease that could have been taken over, but was not: others were faster, or it must not be. */
+function outcomeOfUnfinished(state: UnfinishedState, options: IdempotentRequest['options']): Outcome {
+  const waitsForOperator =
+    options.mode === 'transaction'
+      ? state !== 'running' // begun when the route was in lease mode: a transaction cannot go on from steps
+      : state === 'interrupted' && options.onInterrupted === 'fail';
+  return { kind: waitsForOperator ? 'interrupted' : 'in flight' };
 }
 
 function nameOf({ scope, key }: { scope: string; key: string }): string {
   return JSON.stringify([scope, key]);
 }
 
-/** Half to one and a half of it, so that waiting duplicates do not all look at once. */
-function jittered(ms: number): number {
-  return ms * (0.5 + Math.random());
-}
-
-/** The promise's value, or `undefined` when it takes longer. */
-function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, ms, undefined);
-    promise.then(resolve, reject).finally(() => clearTimeout(timer));
-  });
+/** @throws IdempotencyStoreUnavailableException always */
+export function cannotClaim(cause: unknown): never {
+  throw cause instanceof IdempotencyStoreUnavailableException
+    ? cause
+    : new IdempotencyStoreUnavailableException('The idempotency key could not be claimed.', { cause });
 }

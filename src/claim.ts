@@ -1,21 +1,6 @@
 import type { EntityManager } from 'typeorm';
-import { deferred } from './deferred.js';
-import { failpoint } from './failpoint.js';
-import { POOL_WAIT_MS } from './idempotency.constants.js';
-import {
-  IdempotencyConflictException,
-  IdempotencyException,
-  IdempotencyStoreUnavailableException,
-  IdempotencyTransactionFailedException,
-} from './idempotency.exceptions.js';
-import type { AmbientTransaction } from './persistence/ambient-transaction.js';
-import {
-  KeyAlreadyRecordedError,
-  type KeyStore,
-  type NewRecord,
-  TransactionEndedByHandlerError,
-} from './persistence/key-store.js';
-import { isDefiniteFailure, isRetryable, SQLSTATE, sqlStateOf } from './persistence/sqlstate.js';
+import type { IdempotencyExecutionTools } from './idempotency-context.decorator.js';
+import type { NewRecord } from './persistence/key-store.js';
 
 /** What the store keeps of a response. */
 export type RecordableResponse = Pick<NewRecord, 'status' | 'headers' | 'body' | 'bodyBytes'>;
@@ -24,172 +9,46 @@ export type RecordableResponse = Pick<NewRecord, 'status' | 'headers' | 'body' |
 export type ClaimedRequest = Omit<NewRecord, keyof RecordableResponse>;
 
 /**
- * How a record ended: committed; lost to another request that recorded the key first; or sent without an answer, so
- * that only a look at the table can tell.
+ * How a record ended: committed; lost to another request that has, or is about to give, the answer of this key; or sent
+ * without an answer, so that only a look at the table can tell.
  */
 export type RecordResult = 'recorded' | 'lost' | 'unanswered';
 
-/** The right, and the transaction, to carry out one request. Ends by exactly one of record, rollBack or abort. */
-export class Claim {
-  private recording = false;
-  private sent = false;
-  /** Once true, the connection may be somebody else's. */
-  private over = false;
-  private readonly aborted = deferred<never>();
+/** The right to carry out one request. Ends by exactly one of record, rollBack or abort. */
+export interface Claim {
+  readonly request: ClaimedRequest;
 
-  constructor(
-    readonly request: ClaimedRequest,
-    private readonly transaction: AmbientTransaction,
-    private readonly store: KeyStore,
-    /** Called once when the key is free again, or recorded. */
-    private readonly settled: () => void,
-  ) {
-    this.aborted.promise.catch(() => undefined); // an abort is not an error of its own
-  }
+  /** Aborted when the request is given up while its handler still runs. */
+  readonly signal: AbortSignal;
 
-  /** Runs the handler so that all it does with the DataSource joins the transaction. */
-  run<T>(work: () => T): T {
-    return this.transaction.run(work);
-  }
+  /** Starts of the handler so far, where they are counted beyond the one request. */
+  readonly attempt: number | undefined;
 
   /** True while code runs that the handler started. */
-  get isRunning(): boolean {
-    return this.transaction.transactions.transaction() === this.transaction;
-  }
+  readonly isRunning: boolean;
 
-  createManager(): EntityManager {
-    return this.transaction.createManager();
-  }
+  readonly connectionLost: boolean;
 
-  get connectionLost(): boolean {
-    return this.transaction.connection.broken;
-  }
+  /** Whether it has been given up, so that no answer of the handler can be recorded any more. */
+  readonly isAborted: boolean;
 
-  /** Refuses all further statements of the handler. The key stays claimed, so that an error can be recorded for it. */
-  async undoWrites(): Promise<void> {
-    await this.transaction.refuseFurtherWork();
-  }
+  /** `undefined` where steps cannot be remembered. */
+  readonly tools: IdempotencyExecutionTools | undefined;
 
-  /**
-   * Records the response and commits it with the handler's writes; after {@link undoWrites}, without them.
-   *
-   * @throws IdempotencyException when nothing was committed
-   */
-  async record(response: RecordableResponse): Promise<RecordResult> {
-    const { transaction } = this;
-    const record = { ...this.request, ...response };
-    if (this.over) {
-      throw new IdempotencyStoreUnavailableException('The operation was rolled back before it could be recorded.');
-    }
-    this.recording = true;
-    try {
-      if (transaction.state === 'rolled back') {
-        await this.send(record, true);
-      } else {
-        await Promise.race([transaction.commit(() => this.send(record, false)), this.aborted.promise]);
-      }
-      failpoint('record: committed');
-      this.over = true;
-      transaction.connection.release();
-      return 'recorded';
-    } catch (error) {
-      this.over = true;
-      transaction.state = 'rolled back';
-      transaction.connection.destroy(error);
-      return this.explain(error);
-    } finally {
-      this.settled();
-    }
-  }
+  createManager(): EntityManager;
 
-  /** Undoes all that the handler did in the database, unless the claim has ended; further statements are refused. */
-  async rollBack(): Promise<void> {
-    const { transaction } = this;
-    if (this.over) {
-      return;
-    }
-    this.over = true;
-    const { connection } = transaction;
-    // A network that swallows the ROLLBACK must not keep the key in flight, nor the connection out of the pool.
-    const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);
-    try {
-      await Promise.race([transaction.refuseFurtherWork(), this.aborted.promise]);
-      failpoint('rollback: sending');
-      await Promise.race([this.store.rollback(connection.client), this.aborted.promise]);
-      failpoint('rollback: done');
-      connection.release();
-    } catch (error) {
-      connection.destroy(error);
-    } finally {
-      clearTimeout(limit);
-      this.settled();
-    }
-  }
+  /** Runs the handler. */
+  run<T>(work: () => Promise<T>): Promise<T>;
 
-  /** Ends it at once, whatever the connection is busy with, by closing it. A record under way tells how it ended. */
-  abort(cause: Error): void {
-    const { transaction } = this;
-    if (this.over) {
-      return;
-    }
-    transaction.state = 'rolled back';
-    transaction.connection.destroy(cause);
-    this.aborted.reject(cause);
-    if (!this.recording) {
-      this.over = true;
-      this.settled();
-    }
-  }
+  /** Undoes what can be undone of the handler. The key stays claimed, so that an error can be recorded for it. */
+  undoWrites(): Promise<void>;
 
-  private send(record: NewRecord, undoWrites: boolean): Promise<void> {
-    failpoint('record: sending');
-    this.sent = true;
-    const recorded = this.store.record(this.transaction.connection.client, record, undoWrites);
-    failpoint('record: sent');
-    return recorded;
-  }
+  /** @throws IdempotencyException when nothing was recorded */
+  record(response: RecordableResponse): Promise<RecordResult>;
 
-  private explain(error: unknown): RecordResult {
-    if (error instanceof KeyAlreadyRecordedError) {
-      return 'lost';
-    }
-    if (error instanceof IdempotencyException && !this.sent) {
-      throw error;
-    }
-    if (error instanceof TransactionEndedByHandlerError) {
-      throw new IdempotencyTransactionFailedException(
-        'The handler ended the transaction of its request by a statement of its own, so the response could not be recorded with its writes.',
-        { cause: error },
-      );
-    }
-    if (this.sent && !isDefiniteFailure(error)) {
-      return 'unanswered';
-    }
-    throw recordFailure(error);
-  }
-}
+  /** Gives the key free without a response, after undoing what can be undone, unless the claim has ended. */
+  rollBack(): Promise<void>;
 
-/** The answer to a transaction that PostgreSQL refused to commit. */
-function recordFailure(error: unknown): IdempotencyException {
-  const options = { cause: error };
-  const code = sqlStateOf(error);
-  if (isRetryable(error)) {
-    return new IdempotencyConflictException(options);
-  }
-  if (code === SQLSTATE.inFailedSqlTransaction) {
-    return new IdempotencyTransactionFailedException(
-      'A statement of the handler failed and the handler went on: the transaction could only be rolled back. Let the error through, or put the statement that may fail into a DataSource.transaction() of its own.',
-      options,
-    );
-  }
-  if (code?.startsWith('23') || code === 'P0001') {
-    return new IdempotencyTransactionFailedException(
-      'A deferred constraint or trigger refused the writes of the handler when they were to be committed.',
-      options,
-    );
-  }
-  return new IdempotencyStoreUnavailableException(
-    'The response could not be recorded, so the operation was rolled back.',
-    options,
-  );
+  /** Gives the request up at once, whatever its handler is busy with. A record under way tells how it ended. */
+  abort(cause: Error): void;
 }

@@ -19,7 +19,16 @@ export const FAILPOINTS = [
   'outcome: looking',
 ] as const;
 
-export type Failpoint = (typeof FAILPOINTS)[number];
+/** Those that only a request in lease mode passes. */
+export const LEASE_FAILPOINTS = [
+  'lease: claimed',
+  'lease: renewing',
+  'step: starting',
+  'step: ran',
+  'step: recorded',
+] as const;
+
+export type Failpoint = (typeof FAILPOINTS)[number] | (typeof LEASE_FAILPOINTS)[number];
 
 const HOOK = Symbol.for('nestjs-idempotency.failpoint');
 

@@ -1,19 +1,53 @@
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
+import type { Serialized } from './lease/step-outcome.js';
 
-/** What a handler may know of its idempotent request. */
-export interface IdempotencyContext {
+/** What a handler may know of its idempotent request, and do for it. */
+export interface IdempotencyContext extends IdempotencyExecutionTools {
   readonly key: string;
   readonly scope: string;
-  /** 1, and one more each time the handler is run again. */
+  /** 1, and one more each time the handler is run again; in lease mode also by a retry, after an attempt that failed. */
   readonly attempt: number;
-  /** Works in the request's transaction, as every repository and manager of the DataSource does by itself. */
-  readonly manager: EntityManager;
   /**
-   * Runs `callback` once the transaction has committed and the response was let go, never after a rollback. An error
-   * in it is logged. It is lost when the process dies before: work that must not be lost belongs in the transaction.
+   * Works in the request's transaction, as every repository and manager of the DataSource does by itself; in lease mode
+   * it is the DataSource's own.
+   */
+  readonly manager: EntityManager;
+  /** Aborted when the request is given up while the handler runs: its time is up, or its lease is lost. */
+  readonly signal: AbortSignal;
+  /**
+   * Runs `callback` once the transaction has committed, in lease mode the response was recorded, and the response was
+   * let go; never after a rollback. An error in it is logged. It is lost when the process dies before: work that must
+   * not be lost belongs in the transaction.
    */
   afterCommit(callback: () => unknown): void;
+  /**
+   * A key for a provider's own idempotency header: the same for each attempt at `step`, and for no other step or key.
+   * It closes the gap between the provider's answer and the memory of the step. A UUID.
+   */
+  downstreamKey(step: string): string;
+}
+
+/** What durable steps are made of, for lease mode; in transaction mode both throw. */
+export interface IdempotencyExecutionTools {
+  /**
+   * Runs `run` and stores what it returns, as JSON of at most 1 MiB, or throws, where `storeErrors` accepts that. A later
+   * attempt gets the same without running it. Names are unique in a handler, 1 to 255 characters; steps do not nest,
+   * and begin in the same order in each attempt.
+   *
+   * `run` happens at most once an attempt. When the process dies between its effect and the storing, a later attempt
+   * runs it again: hand {@link IdempotencyContext.downstreamKey} to whoever has the effect.
+   *
+   * @throws DurableStepError when a name, the order or the result cannot be used
+   * @throws IdempotencyLeaseLostException when another attempt has taken over
+   * @throws IdempotencyStoreUnavailableException when the result cannot be stored
+   */
+  step<T>(name: string, run: () => T | Promise<T>): Promise<Serialized<T>>;
+  /**
+   * A step whose writes and whose result commit in one transaction: exactly once. All use of the DataSource inside of
+   * `run` joins the transaction; its `isolation` and `retries` are the route's.
+   */
+  transaction<T>(name: string, run: (manager: EntityManager) => T | Promise<T>): Promise<Serialized<T>>;
 }
 
 const contexts = new WeakMap<object, IdempotencyContext>();

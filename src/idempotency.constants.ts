@@ -29,8 +29,20 @@ export const RECENT_KEYS = 10_000;
 /** First and longest pause between two looks at a key that another instance holds, for `inFlight: { waitMs }`. */
 export const IN_FLIGHT_POLL_MS = { first: 25, longest: 500 } as const;
 
+/** A duplicate of a request of this process waits so long for the table's word: with all connections in use it would for ever. */
+export const IN_FLIGHT_LOOK_MS = 250;
+
 /** Tells whether the COMMIT whose answer was lost took place: so often and so far apart the backend is asked for. */
 export const OUTCOME_LOOK_UPS = { attempts: 5, pauseMs: 200 } as const;
 
 /** First and longest pause before a handler is run again after a serialization failure or a deadlock. */
 export const RERUN_PAUSE_MS = { first: 10, longest: 500 } as const;
+
+/** As much as a response body by default: a step's result is memory for later steps, not a place for documents. */
+export const MAX_STEP_BYTES = 1024 * 1024;
+
+/** So long a finished step, or the response, is offered to a database that does not answer: it restarts in seconds. */
+export const STORE_PATIENCE_MS = 10_000;
+
+/** So long a lease is tried to be given back; left alone it expires. */
+export const RELEASE_PATIENCE_MS = 2_000;

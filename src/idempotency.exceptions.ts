@@ -1,6 +1,6 @@
 import { HttpException, type HttpExceptionOptions } from '@nestjs/common';
 import { RETRY_AFTER_IN_FLIGHT_SECONDS, RETRY_AFTER_UNAVAILABLE_SECONDS } from './idempotency.constants.js';
-import { DEFAULT_OPTIONS } from './idempotency.options.js';
+import { DEFAULT_OPTIONS, type IdempotencyMode } from './idempotency.options.js';
 
 /** A problem document (RFC 9457). `type` is the situation's stable identity: clients go by it. */
 export interface ProblemDocument {
@@ -165,15 +165,45 @@ export class IdempotencyConflictException extends IdempotencyException {
   }
 }
 
-/** 503: the handler or its response took longer than the route's `timeoutMs` and was rolled back. */
+/** 503: the handler or its response took longer than the route's `timeoutMs`; in transaction mode it was rolled back. */
 export class IdempotencyTimeoutException extends IdempotencyException {
-  constructor(timeoutMs: number) {
+  constructor(timeoutMs: number, mode: IdempotencyMode = 'transaction') {
+    const consequence =
+      mode === 'transaction'
+        ? `The operation was rolled back after ${timeoutMs} ms.`
+        : `The operation did not end within ${timeoutMs} ms. A retry goes on from its last finished step, once its lease has expired.`;
     super({
       slug: 'timed-out',
       title: 'The operation took too long',
       status: 503,
-      detail: `The operation was rolled back after ${timeoutMs} ms. Retry with the same key.`,
+      detail: `${consequence} Retry with the same key.`,
       retryAfterSeconds: RETRY_AFTER_UNAVAILABLE_SECONDS,
+    });
+  }
+}
+
+/** 409: another attempt has taken this operation over while it was carried out here (lease mode). */
+export class IdempotencyLeaseLostException extends IdempotencyException {
+  constructor() {
+    super({
+      slug: 'lease-lost',
+      title: 'Another attempt has taken over',
+      status: 409,
+      detail: 'Another attempt at this operation has taken over. Retry with the same key to get its outcome.',
+      retryAfterSeconds: RETRY_AFTER_IN_FLIGHT_SECONDS,
+    });
+  }
+}
+
+/** 409: an earlier attempt was interrupted and must not be repeated by itself (`onInterrupted: 'fail'`). */
+export class IdempotencyOutcomeUnknownException extends IdempotencyException {
+  constructor() {
+    super({
+      slug: 'outcome-unknown',
+      title: 'The outcome of the operation is unknown',
+      status: 409,
+      detail:
+        'The operation with this idempotency key was interrupted, and nobody can tell by itself how far it came. It needs a person: contact the operator of this service.',
     });
   }
 }

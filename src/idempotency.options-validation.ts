@@ -14,7 +14,6 @@ interface Check {
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 const HEADER_NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/; // token, RFC 9110 section 5.6.2
-const ISOLATION_LEVELS = ['READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'];
 
 const aFunction = (expected: string): Check => ({ accepts: (value) => typeof value === 'function', expected });
 
@@ -38,7 +37,15 @@ const headerNames: Check = {
 
 const waitMs = wholeNumber(1, 60_000, ' of milliseconds');
 
+const oneOf = (...values: string[]): Check => ({
+  accepts: (value) => values.includes(value as string),
+  expected: values.map((value) => `'${value}'`).join(', '),
+});
+
 const ROUTE_CHECKS: Record<keyof IdempotentOptions, Check> = {
+  mode: oneOf('transaction', 'lease'),
+  leaseMs: wholeNumber(100, 3_600_000, ' of milliseconds'),
+  onInterrupted: oneOf('resume', 'fail'),
   header: {
     accepts: (value) => typeof value === 'string' && HEADER_NAME.test(value),
     expected: "the name of a request header, such as 'Idempotency-Key'",
@@ -60,10 +67,7 @@ const ROUTE_CHECKS: Record<keyof IdempotentOptions, Check> = {
     expected: `'reject' or { waitMs: ${waitMs.expected} }`,
   },
   storeErrors: aFunction('a function that takes a status and returns whether that error is stored'),
-  isolation: {
-    accepts: (value) => ISOLATION_LEVELS.includes(value as string),
-    expected: ISOLATION_LEVELS.map((level) => `'${level}'`).join(', '),
-  },
+  isolation: oneOf('READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'),
   retries: wholeNumber(0, 20),
   timeoutMs: wholeNumber(1, 2_147_000_000, ' of milliseconds'),
   maxBodyBytes: wholeNumber(0, 100 * 1024 * 1024, ' of bytes'),

@@ -9,6 +9,15 @@ export type Resolver<T> = (context: ExecutionContext) => T | Promise<T>;
 /** What a duplicate meets while the first request still runs: 409 at once, or a wait of at most `waitMs` before it. */
 export type InFlightPolicy = 'reject' | { waitMs: number };
 
+/**
+ * What makes a key and its operation one: a transaction that the handler runs in, or, for a handler with effects outside
+ * of PostgreSQL, a lease and the handler's durable steps.
+ */
+export type IdempotencyMode = 'transaction' | 'lease';
+
+/** What a retry finds whose earlier attempt never ended, in lease mode. */
+export type InterruptionPolicy = 'resume' | 'fail';
+
 export interface ReplayHeaders {
   /** Names to store although they are left out by default, such as `Set-Cookie`. */
   keep?: string[];
@@ -25,6 +34,26 @@ export interface PurgeOptions {
 
 /** Options of a route; the module sets their defaults for all routes. */
 export interface IdempotentOptions {
+  /**
+   * `'transaction'` for handlers whose effects are in PostgreSQL: all of them and the response commit together.
+   * `'lease'` for handlers with effects elsewhere: no transaction is open while they run, and steps that have finished
+   * are not repeated. @default 'transaction'
+   */
+  mode?: IdempotencyMode;
+
+  /**
+   * How long another attempt waits for one whose process has died, in milliseconds; renewed while it lives. For lease
+   * mode. 100 to 3,600,000. @default 30000 (30 s)
+   */
+  leaseMs?: number;
+
+  /**
+   * What becomes of an operation whose process has died, in lease mode: `'resume'` runs the handler again with its
+   * finished steps remembered; `'fail'` answers 409 until an operator calls `IdempotencyService.resolve()` or
+   * `.release()`. @default 'resume'
+   */
+  onInterrupted?: InterruptionPolicy;
+
   /** Name of the request header that carries the key. @default 'Idempotency-Key' */
   header?: string;
 
@@ -54,17 +83,24 @@ export interface IdempotentOptions {
 
   /**
    * Which statuses of a thrown error are stored and replayed; the handler's writes are undone all the same. Never
-   * asked for 500 and above, which are not stored. @default none
+   * asked for 500 and above, which are not stored. In lease mode it also says which errors of a step are remembered.
+   * @default none
    */
   storeErrors?: (status: number) => boolean;
 
-  /** Isolation level of the handler's transaction (PostgreSQL manual, 13.2). @default the DataSource's */
+  /**
+   * Isolation level of the handler's transaction, in lease mode of those of its steps (PostgreSQL manual, 13.2).
+   * @default the DataSource's
+   */
   isolation?: IsolationLevel;
 
-  /** How often the handler is run again after a serialization failure or a deadlock. 0 to 20. @default 0 */
+  /** How often the handler, or in lease mode the step, is run again after a serialization failure or a deadlock. 0 to 20. @default 0 */
   retries?: number;
 
-  /** Time the handler and its response may take, in milliseconds; then all is rolled back (503). 1 to 2,147,000,000. @default 30000 (30 s) */
+  /**
+   * Time the handler and its response may take, in milliseconds; then the request is answered with 503, and rolled
+   * back, or in lease mode given up. 1 to 2,147,000,000. @default 30000 (30 s)
+   */
   timeoutMs?: number;
 
   /** Largest response body that is stored, in bytes; a larger one is sent, but cannot be replayed. 0 to 104,857,600. @default 1048576 (1 MiB) */
@@ -91,6 +127,9 @@ export interface IdempotencyModuleOptions extends IdempotentOptions {
 
 /** Every default, once. */
 export const DEFAULT_OPTIONS = {
+  mode: 'transaction',
+  leaseMs: 30_000, // longer than any pause of a healthy process, shorter than the patience of a client that retries
+  onInterrupted: 'resume',
   header: DEFAULT_HEADER,
   required: true,
   ttlMs: 24 * 60 * 60 * 1000, // as long as Stripe keeps a key: a client that retries for a day is still answered
@@ -102,15 +141,27 @@ export const DEFAULT_OPTIONS = {
   purge: { intervalMs: 10 * 60 * 1000, batchSize: 1000 },
 } as const satisfies IdempotencyModuleOptions;
 
-type Defaulted = 'header' | 'required' | 'ttlMs' | 'inFlight' | 'retries' | 'timeoutMs' | 'maxBodyBytes';
+const DEFAULTED = [
+  'mode',
+  'leaseMs',
+  'onInterrupted',
+  'header',
+  'required',
+  'ttlMs',
+  'inFlight',
+  'retries',
+  'timeoutMs',
+  'maxBodyBytes',
+] as const satisfies (keyof IdempotentOptions)[];
+
+type Defaulted = (typeof DEFAULTED)[number];
 
 /** A route's options with everything filled in that has a default. */
 export type RouteOptions = Omit<IdempotentOptions, Defaulted> & Required<Pick<IdempotentOptions, Defaulted>>;
 
 /** Method over class over module over default; an option given as `undefined` counts as not given. */
 export function mergeRouteOptions(...given: (IdempotentOptions | undefined)[]): RouteOptions {
-  const { header, required, ttlMs, inFlight, retries, timeoutMs, maxBodyBytes } = DEFAULT_OPTIONS;
-  const merged: RouteOptions = { header, required, ttlMs, inFlight, retries, timeoutMs, maxBodyBytes };
+  const merged = Object.fromEntries(DEFAULTED.map((name) => [name, DEFAULT_OPTIONS[name]])) as unknown as RouteOptions;
   for (const options of given) {
     Object.assign(merged, withoutUndefined(options ?? {}));
   }

@@ -4,21 +4,32 @@ import { ModuleRef, Reflector } from '@nestjs/core';
 import { getDataSourceToken } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
 import { ClaimService } from './claim.service.js';
+import { Connections } from './connections.js';
 import { MODULE_OPTIONS_TOKEN } from './idempotency.module-definition.js';
 import { DEFAULT_OPTIONS, type IdempotencyModuleOptions } from './idempotency.options.js';
 import { IdempotencyOptionError, validateModuleOptions } from './idempotency.options-validation.js';
 import { AmbientTransactions } from './persistence/ambient-transactions.js';
 import { dataSourceSchema } from './persistence/data-source-schema.js';
 import { KeyStore } from './persistence/key-store.js';
+import { LeaseService } from './lease/lease.service.js';
+import { LeaseStore } from './persistence/lease-store.js';
+import { StatementRunner } from './persistence/statement-runner.js';
 import { RouteOptionsRegistry } from './route-options.js';
+
+interface Parts {
+  dataSource: DataSource;
+  store: KeyStore;
+  leaseStore: LeaseStore;
+  transactions: AmbientTransactions;
+  claims: ClaimService;
+}
 
 /** What the module is made of, put together at boot. */
 @Injectable()
 export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   readonly routes: RouteOptionsRegistry;
   readonly problemBaseUrl: string;
-  private parts:
-    { dataSource: DataSource; store: KeyStore; transactions: AmbientTransactions; claims: ClaimService } | undefined;
+  private parts: Parts | undefined;
 
   constructor(
     @Inject(MODULE_OPTIONS_TOKEN) readonly options: IdempotencyModuleOptions,
@@ -34,20 +45,24 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   async onModuleInit(): Promise<void> {
     const dataSource = this.findDataSource();
     const schema = this.options.schema ?? dataSourceSchema(dataSource);
-    const store = new KeyStore(schema);
-    if (!(await store.tableExists(dataSource))) {
+    const runner = new StatementRunner();
+    const store = new KeyStore(schema, runner);
+    if (!(await store.tablesExist(dataSource))) {
       const option = schema === undefined ? '' : ` --schema ${shellWord(schema)}`;
       const migrations =
         this.options.schema === undefined
           ? 'idempotencyMigrations'
           : `idempotencyMigrationsIn(${inspect(this.options.schema)})`;
       throw new Error(
-        `IdempotencyModule: the table ${store.table} is not there. Create it by "npx nestjs-idempotency migration:run${option}" ` +
+        `IdempotencyModule: the table ${store.table}, or a later one, is not there. Create them by "npx nestjs-idempotency migration:run${option}" ` +
           `(with DATABASE_URL or --url), or add \`...${migrations}\` from 'nestjs-idempotency/migrations' to your DataSource's \`migrations\`.`,
       );
     }
     const transactions = new AmbientTransactions(dataSource);
-    this.parts = { dataSource, store, transactions, claims: new ClaimService(store, transactions) };
+    const leaseStore = new LeaseStore(schema, runner);
+    const connections = new Connections(transactions, runner);
+    const claims = new ClaimService(store, connections, new LeaseService(leaseStore, connections));
+    this.parts = { dataSource, store, leaseStore, transactions, claims };
   }
 
   /** A request whose client has gone may still run: what it writes must not leave its transaction. */
@@ -64,6 +79,10 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     return this.ready.store;
   }
 
+  get leaseStore(): LeaseStore {
+    return this.ready.leaseStore;
+  }
+
   get transactions(): AmbientTransactions {
     return this.ready.transactions;
   }
@@ -72,7 +91,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     return this.ready.claims;
   }
 
-  private get ready(): NonNullable<typeof this.parts> {
+  private get ready(): Parts {
     if (this.parts === undefined) {
       throw new Error('IdempotencyModule is used before the application was initialised: call app.init() first.');
     }

@@ -1,7 +1,20 @@
+import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
+import { DEFAULT_OPTIONS } from './idempotency.options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
-import type { StoredKey } from './persistence/key-store.js';
+import type { StoredHeader } from './persistence/shared-statements.js';
+import type { StoredKey } from './persistence/stored-key.js';
 import { PurgeService } from './purge/purge.service.js';
+
+/** What an operator has found out that the operation came to. */
+export interface OperatorResponse {
+  /** 200 to 499: what a response is recorded with. */
+  status: number;
+  /** Without a `Content-Type`, a body that is no string and no Buffer is `application/json`. */
+  headers?: Record<string, string | string[]>;
+  /** A string or Buffer as it is, anything else as JSON; nothing for an empty one. */
+  body?: unknown;
+}
 
 /** For operators and for the application's own code; the request path does without it. */
 @Injectable()
@@ -11,14 +24,44 @@ export class IdempotencyService {
     private readonly purger: PurgeService,
   ) {}
 
-  /** The recorded key, unless there is none, it has expired, or its request still runs. */
+  /**
+   * What is known of a key; nothing when it is absent or has expired. In transaction mode a key is there once it is
+   * recorded, in lease mode as soon as its request runs: `state` tells.
+   */
   find(key: string, scope = ''): Promise<StoredKey | undefined> {
     return this.runtime.store.find(this.runtime.dataSource, { key, scope });
   }
 
-  /** Deletes a recorded key: the next request with it runs its handler. Tells whether there was one. */
+  /**
+   * Deletes a key, whatever its state: the next request with it runs its handler, from the first step on. Tells whether
+   * there was one.
+   */
   forget(key: string, scope = ''): Promise<boolean> {
     return this.runtime.store.forget(this.runtime.dataSource, { key, scope });
+  }
+
+  /**
+   * Records the response of an operation that was interrupted: every retry gets it. False when there is no such
+   * operation, or an attempt at it is running. Kept as long as the module's `ttlMs` says.
+   *
+   * @throws RangeError when the status is not 200 to 499
+   */
+  async resolve(key: string, response: OperatorResponse, scope = ''): Promise<boolean> {
+    const { status } = response;
+    if (!Number.isInteger(status) || status < 200 || status > 499) {
+      throw new RangeError(`A response is recorded with a status from 200 to 499, not ${String(status)}.`);
+    }
+    const { leaseStore, dataSource } = this.runtime;
+    return leaseStore.resolve(dataSource, this.newHolder(key, scope), { status, ...encoded(response) }, this.ttlMs);
+  }
+
+  /**
+   * Lets an operation that was interrupted go on: the next retry runs its handler again, with its finished steps
+   * remembered. False when there is no such operation, or an attempt at it is running.
+   */
+  release(key: string, scope = ''): Promise<boolean> {
+    const { leaseStore, dataSource } = this.runtime;
+    return leaseStore.releaseAbandoned(dataSource, this.newHolder(key, scope), this.ttlMs);
   }
 
   /**
@@ -37,4 +80,30 @@ export class IdempotencyService {
   outsideTransaction<T>(work: () => T): T {
     return this.runtime.transactions.outside(work);
   }
+
+  /** With a fencing token of its own: an attempt that wakes up after all finds the key taken from it. */
+  private newHolder(key: string, scope: string): { key: string; scope: string; claimId: string } {
+    return { key, scope, claimId: randomUUID() };
+  }
+
+  private get ttlMs(): number {
+    return this.runtime.options.ttlMs ?? DEFAULT_OPTIONS.ttlMs;
+  }
+}
+
+function encoded({ headers = {}, body }: OperatorResponse): { headers: StoredHeader[]; body: Buffer } {
+  const lines = Object.entries(headers).flatMap(([name, values]) =>
+    [values].flat().map((value): StoredHeader => [name, value]),
+  );
+  if (body === undefined) {
+    return { headers: lines, body: Buffer.alloc(0) };
+  }
+  if (typeof body === 'string' || Buffer.isBuffer(body)) {
+    return { headers: lines, body: Buffer.from(body as string) };
+  }
+  const isTyped = lines.some(([name]) => name.toLowerCase() === 'content-type');
+  return {
+    headers: isTyped ? lines : [...lines, ['Content-Type', 'application/json; charset=utf-8']],
+    body: Buffer.from(JSON.stringify(body)),
+  };
 }

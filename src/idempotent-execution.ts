@@ -1,4 +1,3 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { HttpException, Logger, StreamableFile } from '@nestjs/common';
 import { lastValueFrom, Observable, type Subscriber } from 'rxjs';
 import type { Claim } from './claim.js';
@@ -9,7 +8,6 @@ import { HeldAnswer } from './http/held-answer.js';
 import type { HttpExchange } from './http/http-exchange.js';
 import type { HeldResponse } from './http/response-recorder.js';
 import type { IdempotencyContext } from './idempotency-context.decorator.js';
-import { RERUN_PAUSE_MS } from './idempotency.constants.js';
 import {
   IdempotencyConflictException,
   IdempotencyException,
@@ -19,7 +17,10 @@ import {
 } from './idempotency.exceptions.js';
 import type { RouteOptions } from './idempotency.options.js';
 import { exceptionOf, valueLikeThatOf } from './outcome-answers.js';
+import { DurableStepError } from './lease/durable-step.error.js';
+import { downstreamKey } from './lease/downstream-key.js';
 import { isRetryable, postgresErrorOf } from './persistence/sqlstate.js';
+import { delay, rerunPauseMs } from './timing.js';
 
 interface Surroundings {
   claims: ClaimService;
@@ -56,27 +57,15 @@ export class IdempotentExecution {
     exchange: HttpExchange,
     private readonly around: Surroundings,
   ) {
-    const { options, request } = around;
-    this.attempt = exchange.attempt;
+    const { options } = around;
+    this.attempt = claim.attempt ?? exchange.attempt;
     this.answer = new HeldAnswer(exchange, {
       maxBodyBytes: options.maxBodyBytes,
       // With a value returned it is the framework that writes, be it from the context of a stream the handler opened.
       isHandlersCode: () => this.claim.isRunning && !this.hasValue,
       isHandlerRunning: () => this.state === 'running',
     });
-    const attempt = (): number => this.attempt;
-    const createManager = (): IdempotencyContext['manager'] => this.claim.createManager();
-    this.context = {
-      key: request.key,
-      scope: request.scope,
-      get attempt() {
-        return attempt();
-      },
-      get manager() {
-        return createManager();
-      },
-      afterCommit: (callback) => void this.afterCommit.push(callback),
-    };
+    this.context = this.createContext();
   }
 
   /** @param handle starts the handler; what it returns reaches the outer interceptors as if nothing were in between */
@@ -87,6 +76,30 @@ export class IdempotentExecution {
       this.start(handle, subscriber);
       return () => this.unsubscribed();
     });
+  }
+
+  private createContext(): IdempotencyContext {
+    const { key, scope } = this.around.request;
+    // Read when they are asked for: another run of the handler has another claim.
+    const claim = (): Claim => this.claim;
+    const attempt = (): number => this.attempt;
+    return {
+      key,
+      scope,
+      get attempt() {
+        return attempt();
+      },
+      get manager() {
+        return claim().createManager();
+      },
+      get signal() {
+        return claim().signal;
+      },
+      afterCommit: (callback) => void this.afterCommit.push(callback),
+      downstreamKey: (step) => downstreamKey(scope, key, step),
+      step: (name, run) => claim().tools?.step(name, run) ?? refuseStep(name),
+      transaction: (name, run) => claim().tools?.transaction(name, run) ?? refuseStep(name),
+    };
   }
 
   private start(handle: () => Observable<unknown>, subscriber: Subscriber<unknown>): void {
@@ -195,7 +208,8 @@ export class IdempotentExecution {
   }
 
   private timeOut(subscriber: Subscriber<unknown>): void {
-    const exception = this.around.dress(new IdempotencyTimeoutException(this.around.options.timeoutMs));
+    const { timeoutMs, mode } = this.around.options;
+    const exception = this.around.dress(new IdempotencyTimeoutException(timeoutMs, mode));
     this.claim.abort(exception);
     if (this.state === 'running') {
       this.fail(exception, subscriber);
@@ -240,7 +254,8 @@ export class IdempotentExecution {
    */
   private verdictOn({ status, byHandler }: HeldResponse): Verdict {
     const failedAfterItsAnswer = this.state === 'failed' && byHandler; // that answer is not the error's
-    if (status >= 500 || failedAfterItsAnswer) {
+    const givenUp = this.state === 'failed' && this.claim.isAborted;
+    if (status >= 500 || failedAfterItsAnswer || givenUp) {
       return 'roll back';
     }
     const failedFurtherOut = status >= 400 && !byHandler && status !== this.statusAtReturn;
@@ -315,7 +330,8 @@ export class IdempotentExecution {
   }
 
   private get mayRunAgain(): boolean {
-    return this.attempt <= this.around.options.retries;
+    const { mode, retries } = this.around.options;
+    return mode === 'transaction' && this.attempt <= retries; // in lease mode each step is run again by itself
   }
 
   /** The handler's error as the exception filters get it. */
@@ -344,9 +360,9 @@ export class IdempotentExecution {
   }
 }
 
-/** Doubles each time and is spread over half to one and a half of it, so that two that met do not meet again. */
-function rerunPauseMs(attempt: number): number {
-  return Math.min(RERUN_PAUSE_MS.first * 2 ** (attempt - 1), RERUN_PAUSE_MS.longest) * (0.5 + Math.random());
+function refuseStep(name: string): Promise<never> {
+  const error = `Step "${name}" cannot be remembered in transaction mode, where the handler runs as a whole or not at all. Set \`mode: 'lease'\` on the route.`;
+  return Promise.reject(new DurableStepError(error));
 }
 
 /** PostgreSQL's last word on a session that it ends; its socket closes a moment later. */

@@ -5,6 +5,8 @@ export {
   IdempotencyKeyMalformedException,
   IdempotencyKeyMissingException,
   IdempotencyKeyReusedException,
+  IdempotencyLeaseLostException,
+  IdempotencyOutcomeUnknownException,
   IdempotencyRequestInFlightException,
   IdempotencyResponseNotKeptException,
   IdempotencyStoreUnavailableException,
@@ -16,9 +18,11 @@ export {
 export type { ProblemDocument } from './idempotency.exceptions.js';
 export { IdempotencyModule } from './idempotency.module.js';
 export type {
+  IdempotencyMode,
   IdempotencyModuleOptions,
   IdempotentOptions,
   InFlightPolicy,
+  InterruptionPolicy,
   IsolationLevel,
   PurgeOptions,
   ReplayHeaders,
@@ -26,7 +30,10 @@ export type {
 } from './idempotency.options.js';
 export { IdempotencyOptionError } from './idempotency.options-validation.js';
 export { IdempotencyService } from './idempotency.service.js';
+export type { OperatorResponse } from './idempotency.service.js';
 export { Idempotent } from './idempotent.decorator.js';
 export { UnreadBodyError } from './http/unread-body.error.js';
-export type { StoredKey } from './persistence/key-store.js';
+export { DurableStepError } from './lease/durable-step.error.js';
+export type { Serialized } from './lease/step-outcome.js';
+export type { CompletedKey, StoredKey, UnfinishedKey, UnfinishedState } from './persistence/stored-key.js';
 export { idempotencyMigrations, idempotencyMigrationsIn } from '../migrations/index.js';

@@ -3,6 +3,7 @@ import { headerOf } from './http/recorded-response.js';
 import {
   type IdempotencyException,
   IdempotencyKeyReusedException,
+  IdempotencyOutcomeUnknownException,
   IdempotencyRequestInFlightException,
   IdempotencyResponseNotKeptException,
 } from './idempotency.exceptions.js';
@@ -16,6 +17,8 @@ export function exceptionOf(outcome: Exclude<Outcome, { kind: 'claimed' | 'compl
       return new IdempotencyKeyReusedException();
     case 'in flight':
       return new IdempotencyRequestInFlightException();
+    case 'interrupted':
+      return new IdempotencyOutcomeUnknownException();
   }
 }
 

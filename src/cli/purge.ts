@@ -1,13 +1,16 @@
 import { DEFAULT_OPTIONS } from '../idempotency.options.js';
 import { dataSourceSchema } from '../persistence/data-source-schema.js';
 import { KeyStore } from '../persistence/key-store.js';
+import { LeaseStore } from '../persistence/lease-store.js';
 import { print, type CommandContext } from './command.js';
 import { ProgressBar } from './progress-bar.js';
 
 /** Batch by batch until one is short: each is its own transaction, so that an interrupted purge keeps what it did. */
 export async function purge({ dataSource, schema, batchSize: given }: CommandContext): Promise<void> {
   const batchSize = given ?? DEFAULT_OPTIONS.purge.batchSize;
-  const store = new KeyStore(schema ?? dataSourceSchema(dataSource));
+  const place = schema ?? dataSourceSchema(dataSource);
+  const store = new KeyStore(place);
+  const leaseStore = new LeaseStore(place);
   const bar = new ProgressBar(process.stderr, await store.countExpired(dataSource));
 
   let deleted = 0;
@@ -18,6 +21,7 @@ export async function purge({ dataSource, schema, batchSize: given }: CommandCon
       batch = await store.purgeBatch(dataSource, batchSize);
       deleted += batch.deleted;
     } while (batch.deleted === batchSize);
+    while ((await leaseStore.purgeSteps(dataSource, batchSize)) === batchSize);
   } finally {
     bar.clear();
   }

@@ -1,41 +1,26 @@
-import { createHash } from 'node:crypto';
 import type { PoolClient } from 'pg';
 import type { IsolationLevel } from '../idempotency.options.js';
-import { type BoundStatement, runBatch, type Statement, type StatementResult } from './statement-batch.js';
-import { SQLSTATE, postgresErrorOf, sqlStateOf } from './sqlstate.js';
-import { KEYS_TABLE, tableName } from './table-name.js';
-
-/** A header line as it is stored: `null` for one that was there before the handler ran and was taken away by it. */
-export type StoredHeader = [name: string, value: string | null];
-
-/** What identifies one execution. */
-export interface KeyIdentity {
-  scope: string;
-  key: string;
-}
-
-/** A recorded response. `body` is null where it was too large to keep. */
-export interface StoredResponse {
-  claimId: string;
-  fingerprint: Buffer;
-  fingerprintVersion: number;
-  status: number;
-  headers: StoredHeader[];
-  body: Buffer | null;
-  createdAt: Date;
-}
-
-/** A key as operators see it. */
-export interface StoredKey extends KeyIdentity {
-  method: string;
-  path: string;
-  status: number;
-  /** Bytes of the response's body; for one that was too large to keep: those counted before it was given up. */
-  bodyBytes: number;
-  bodyKept: boolean;
-  createdAt: Date;
-  expiresAt: Date;
-}
+import { lockNumber } from './lock-number.js';
+import type { BoundStatement, Statement, StatementResult } from './statement-batch.js';
+import { StatementRunner } from './statement-runner.js';
+import { SQLSTATE, postgresErrorOf } from './sqlstate.js';
+import {
+  BEGIN,
+  CHECK_CONSTRAINTS,
+  CLAIM_SETTING,
+  COMMIT,
+  DURABLE_COMMIT,
+  epochMs,
+  type FoundKey,
+  foundKeyOf,
+  lookUpStatement,
+  ROLLBACK,
+  type StoredHeader,
+  timeLimits,
+  UNFINISHED_STATE,
+} from './shared-statements.js';
+import type { KeyIdentity, StoredKey, UnfinishedState } from './stored-key.js';
+import { KEYS_TABLE, STEPS_TABLE, tableName } from './table-name.js';
 
 export interface ClaimRequest extends KeyIdentity {
   /** Names this attempt: proves at the record that the transaction is still the claim's own. */
@@ -47,7 +32,7 @@ export interface ClaimRequest extends KeyIdentity {
   savepoint: boolean;
 }
 
-export type ClaimResult = { kind: 'claimed' } | { kind: 'completed'; response: StoredResponse } | { kind: 'in flight' };
+export type ClaimResult = { kind: 'claimed' } | { kind: 'in flight' } | FoundKey;
 
 export interface NewRecord extends KeyIdentity {
   claimId: string;
@@ -73,19 +58,19 @@ export class KeyAlreadyRecordedError extends Error {}
 /** The transaction at the record is not the one of the claim: the handler ended it by a statement of its own. */
 export class TransactionEndedByHandlerError extends Error {}
 
-/** Carried by a transaction-local setting, which ends with the transaction: a marker that no COMMIT survives. */
-const CLAIM_SETTING = 'nestjs_idempotency.claim_id';
-
-/** Every statement that runs against the table, one method each. */
+/** Every statement of transaction mode that runs against the table of keys, and those of operators; one method each. */
 export class KeyStore {
   readonly table: string;
+  private readonly steps: string;
   private readonly statements: ReturnType<typeof statementsOn>;
   private readonly prepared: readonly Statement[];
-  /** Off once a pooler turned out to lose prepared statements between transactions. */
-  private keepsPrepared = true;
 
-  constructor(private readonly schema?: string) {
+  constructor(
+    private readonly schema?: string,
+    private readonly runner = new StatementRunner(),
+  ) {
     this.table = tableName(KEYS_TABLE, schema);
+    this.steps = tableName(STEPS_TABLE, schema);
     this.statements = statementsOn(this.table);
     const { begin, ...others } = this.statements;
     this.prepared = [...Object.values(begin), ...Object.values(others)];
@@ -111,16 +96,16 @@ export class KeyStore {
     const [locked] = results[1]!.rows[0]!;
     const row = results[2]!.rows[0];
     if (row !== undefined) {
-      return { kind: 'completed', response: storedResponseOf(row) };
+      return foundKeyOf(row);
     }
     return locked === 't' ? { kind: 'claimed' } : { kind: 'in flight' };
   }
 
-  /** The recorded response, without a transaction: one round trip that leaves nothing to end. */
-  async lookUp(client: PoolClient, { scope, key }: KeyIdentity): Promise<StoredResponse | undefined> {
+  /** What the key holds, without a transaction: one round trip that leaves nothing to end. */
+  async lookUp(client: PoolClient, { scope, key }: KeyIdentity): Promise<FoundKey | undefined> {
     const [result] = await this.run(client, [{ statement: this.statements.lookUp, values: [scope, key] }]);
     const row = result!.rows[0];
-    return row === undefined ? undefined : storedResponseOf(row);
+    return row === undefined ? undefined : foundKeyOf(row);
   }
 
   /**
@@ -140,7 +125,7 @@ export class KeyStore {
         { statement: commit },
       ]);
     } catch (error) {
-      this.shouldClaimAgain(error); // where the handler itself has deallocated them, its next attempt must not fail again
+      this.runner.shouldRunAgain(error); // where the handler itself has deallocated them, its next attempt must not fail again
       throw this.explain(error);
     }
     const tag = results.at(-1)?.tag;
@@ -156,27 +141,16 @@ export class KeyStore {
 
   async find(db: Queryable, { scope, key }: KeyIdentity): Promise<StoredKey | undefined> {
     const rows = (await db.query(
-      `select scope, key, method, path, response_status, response_bytes, response_body is not null as body_kept,
-              extract(epoch from created_at) * 1000 as created_at_ms, extract(epoch from expires_at) * 1000 as expires_at_ms
-       from ${this.table}
-       where scope = $1::text and key = $2::text and expires_at > clock_timestamp()`,
+      `select k.scope, k.key, k.method, k.path, k.attempt, k.response_status as status, k.response_bytes as bytes,
+              k.response_body is not null as body_kept, ${UNFINISHED_STATE} as state,
+              ${epochMs('k.created_at')} as created_at_ms, ${epochMs('k.expires_at')} as expires_at_ms,
+              ${epochMs('k.lease_expires_at')} as lease_expires_at_ms,
+              array(select s.name from ${this.steps} s where s.execution_id = k.execution_id order by s.position) as steps
+       from ${this.table} k
+       where k.scope = $1::text and k.key = $2::text and k.expires_at > clock_timestamp()`,
       [scope, key],
-    )) as Record<string, unknown>[];
-    const [row] = rows;
-    return row === undefined
-      ? undefined
-      : {
-          scope: row.scope as string,
-          key: row.key as string,
-          method: row.method as string,
-          path: row.path as string,
-          status: row.response_status as number,
-          bodyBytes: Number(row.response_bytes),
-          bodyKept: row.body_kept as boolean,
-          // Not as dates: pg reads those only in the DateStyle ISO.
-          createdAt: new Date(Number(row.created_at_ms)),
-          expiresAt: new Date(Number(row.expires_at_ms)),
-        };
+    )) as OperatorRow[];
+    return rows[0] === undefined ? undefined : storedKeyOf(rows[0]);
   }
 
   /** Deletes the key's record, expired or not, and tells whether there was one. */
@@ -220,34 +194,19 @@ export class KeyStore {
     return Number(rows[0]!.count);
   }
 
-  async tableExists(db: Queryable): Promise<boolean> {
-    const rows = (await db.query('select to_regclass($1::text) is not null as found', [this.table])) as {
-      found: boolean;
-    }[];
+  async tablesExist(db: Queryable): Promise<boolean> {
+    const rows = (await db.query(
+      'select to_regclass($1::text) is not null and to_regclass($2::text) is not null as found',
+      [this.table, this.steps],
+    )) as { found: boolean }[];
     return rows[0]!.found;
   }
 
   private async run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
-    return runBatch(client, batch, this.keepsPrepared ? this.prepared : undefined);
+    return this.runner.run(client, batch, this.prepared);
   }
 
-  /**
-   * True when a claim failed because prepared statements do not stay with the connection (PgBouncer in transaction
-   * mode before 1.21). Claiming again, on another connection, is safe: nothing has run. From then on the statements are
-   * sent unnamed.
-   */
-  shouldClaimAgain(error: unknown): boolean {
-    switch (sqlStateOf(error)) {
-      case SQLSTATE.invalidSqlStatementName:
-      case SQLSTATE.duplicatePreparedStatement:
-        this.keepsPrepared = false; // unnamed statements cannot fail that way: this comes to an end
-        return true;
-      default:
-        return false;
-    }
-  }
-
-  /** 64 bits of SHA-256: a collision is a false 409, never a second execution. */
+  /** A collision is a false 409, never a second execution. */
   private lockOf({ scope, key }: KeyIdentity): string {
     return lockNumber([this.schema ?? '', scope, key]);
   }
@@ -271,35 +230,17 @@ export class KeyStore {
 
 function statementsOn(table: string) {
   return {
-    begin: {
-      default: { id: 'begin', text: 'begin' },
-      'READ UNCOMMITTED': { id: 'begin_ru', text: 'begin isolation level read uncommitted' },
-      'READ COMMITTED': { id: 'begin_rc', text: 'begin isolation level read committed' },
-      'REPEATABLE READ': { id: 'begin_rr', text: 'begin isolation level repeatable read' },
-      SERIALIZABLE: { id: 'begin_s', text: 'begin isolation level serializable' },
-    },
+    begin: BEGIN,
     claim: {
       id: 'claim',
-      // The settings ride along. A COMMIT that is not durable would break a promise already given to the client, so
-      // synchronous_commit goes on where it is off; the time limits free the key when the application is frozen.
-      text: `select pg_try_advisory_xact_lock($1::int8),
-        set_config('${CLAIM_SETTING}', $2::text, true),
-        set_config('idle_in_transaction_session_timeout', $3::text, true),
-        case when current_setting('server_version_num')::int4 >= 170000
-          then set_config('transaction_timeout', $3::text, true) end,
-        case when current_setting('synchronous_commit') = 'off'
-          then set_config('synchronous_commit', 'on', true) end`,
+      // The settings ride along.
+      text: `select pg_try_advisory_xact_lock($1::int8), set_config('${CLAIM_SETTING}', $2::text, true),
+        ${timeLimits('$3')}, ${DURABLE_COMMIT}`,
     },
-    lookUp: {
-      id: 'look_up',
-      text: `select claim_id, encode(fingerprint, 'hex'), fingerprint_version, response_status, response_headers,
-          encode(response_body, 'hex'), extract(epoch from created_at) * 1000
-        from ${table}
-        where scope = $1::text and key = $2::text and expires_at > clock_timestamp()`,
-    },
+    lookUp: lookUpStatement(table),
     savepoint: { id: 'savepoint', text: 'savepoint idempotency_claim' },
     undo: { id: 'undo', text: 'rollback to savepoint idempotency_claim' },
-    checkConstraints: { id: 'check', text: 'set constraints all immediate' },
+    checkConstraints: CHECK_CONSTRAINTS,
     insert: {
       id: 'insert',
       // Two columns become null, which their constraints refuse, when the row must not be written: claim_id when the
@@ -317,10 +258,10 @@ function statementsOn(table: string) {
           response_status = excluded.response_status, response_headers = excluded.response_headers,
           response_body = excluded.response_body, response_bytes = excluded.response_bytes,
           created_at = case when k.expires_at <= clock_timestamp() then excluded.created_at end,
-          expires_at = excluded.expires_at`,
+          expires_at = excluded.expires_at, execution_id = null, attempt = null, lease_expires_at = null`,
     },
-    commit: { id: 'commit', text: 'commit' },
-    rollback: { id: 'rollback', text: 'rollback' },
+    commit: COMMIT,
+    rollback: ROLLBACK,
   } as const;
 }
 
@@ -341,27 +282,42 @@ function insertValues(record: NewRecord): (string | Buffer | null)[] {
   ];
 }
 
-function storedResponseOf(row: (string | null)[]): StoredResponse {
-  const [claimId, fingerprint, fingerprintVersion, status, headers, body, createdAtMs] = row as [
-    string,
-    string,
-    string,
-    string,
-    string,
-    string | null,
-    string,
-  ];
-  return {
-    claimId,
-    fingerprint: Buffer.from(fingerprint, 'hex'),
-    fingerprintVersion: Number(fingerprintVersion),
-    status: Number(status),
-    headers: JSON.parse(headers) as StoredHeader[],
-    body: body === null ? null : Buffer.from(body, 'hex'),
-    createdAt: new Date(Number(createdAtMs)),
-  };
+/** A row as TypeORM or pg give it: 64-bit numbers as text. */
+interface OperatorRow extends KeyIdentity {
+  method: string;
+  path: string;
+  attempt: number | null;
+  status: number;
+  bytes: string;
+  body_kept: boolean;
+  state: UnfinishedState | null;
+  created_at_ms: string;
+  expires_at_ms: string;
+  lease_expires_at_ms: string | null;
+  steps: string[];
 }
 
-function lockNumber(parts: string[]): string {
-  return createHash('sha256').update(JSON.stringify(parts)).digest().readBigInt64BE(0).toString();
+function storedKeyOf(row: OperatorRow): StoredKey {
+  const { scope, key, method, path, attempt, state, steps } = row;
+  const expiresAtMs = Number(row.expires_at_ms);
+  const request = {
+    scope,
+    key,
+    method,
+    path,
+    createdAt: new Date(Number(row.created_at_ms)),
+    expiresAt: Number.isFinite(expiresAtMs) ? new Date(expiresAtMs) : undefined,
+    attempt: attempt ?? undefined,
+  };
+  if (state === null) {
+    return {
+      ...request,
+      state: 'completed',
+      status: row.status,
+      bodyBytes: Number(row.bytes),
+      bodyKept: row.body_kept,
+    };
+  }
+  const lease = row.lease_expires_at_ms;
+  return { ...request, state, leaseExpiresAt: lease === null ? undefined : new Date(Number(lease)), steps };
 }

@@ -10,3 +10,6 @@ export function tableName(table: string, schema?: string): string {
 
 /** The table of keys and recorded responses. */
 export const KEYS_TABLE = 'idempotency_keys';
+
+/** The table of finished steps (lease mode). */
+export const STEPS_TABLE = 'idempotency_steps';

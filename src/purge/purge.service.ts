@@ -2,7 +2,7 @@ import { type BeforeApplicationShutdown, Injectable, Logger, type OnApplicationB
 import { DEFAULT_OPTIONS, type PurgeOptions } from '../idempotency.options.js';
 import { IdempotencyRuntime } from '../idempotency.runtime.js';
 
-/** Deletes expired keys now and then. An expired key counts as absent in any case: this only keeps the table small. */
+/** Deletes expired keys now and then. An expired key counts as absent in any case: this only keeps the tables small. */
 @Injectable()
 export class PurgeService implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly logger = new Logger('Idempotency');
@@ -30,7 +30,10 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
     await this.running;
   }
 
-  /** Deletes all expired keys, batch by batch, until a batch is short. Answers how many it deleted. */
+  /**
+   * Deletes all expired keys, batch by batch, until a batch is short, and the steps of operations that are no more.
+   * Answers how many keys it deleted.
+   */
   runOnce(): Promise<number> {
     const purge = this.deleteExpired();
     this.running = Promise.allSettled([this.running, purge]);
@@ -38,16 +41,24 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   }
 
   private async deleteExpired(): Promise<number> {
-    const { dataSource, store, transactions } = this.runtime;
+    const { dataSource, store, leaseStore, transactions } = this.runtime;
     const { batchSize } = this.options;
-    let total = 0;
-    for (;;) {
+    const keys = await this.inBatches(async () => {
       const { deleted } = await transactions.outside(() => store.purgeBatch(dataSource, batchSize));
+      return deleted;
+    });
+    await this.inBatches(() => transactions.outside(() => leaseStore.purgeSteps(dataSource, batchSize)));
+    return keys;
+  }
+
+  private async inBatches(deleteSome: () => Promise<number>): Promise<number> {
+    let total = 0;
+    let deleted: number;
+    do {
+      deleted = await deleteSome();
       total += deleted;
-      if (deleted < batchSize || this.stopped) {
-        return total;
-      }
-    }
+    } while (deleted >= this.options.batchSize && !this.stopped);
+    return total;
   }
 
   private schedule(): void {

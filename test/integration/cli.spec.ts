@@ -14,7 +14,10 @@ import { runCli } from '../support/cli.js';
 import { createTestDatabase, databaseUrl, type TestDatabase } from '../support/database.js';
 import { createEmptyDatabase, queryOn } from '../support/empty-database.js';
 
-const NAME = 'CreateIdempotencyKeys1763683200000';
+const NAMES = ['CreateIdempotencyKeys1763683200000', 'AddLeasesAndSteps1763769600000'];
+
+/** What a command prints that says something of each migration. */
+const each = (what: string): string => NAMES.map((name) => `${what} ${name}\n`).join('');
 const PASSWORD = 'hunter2-of-alice';
 
 /** Nothing listens on port 1. */
@@ -33,19 +36,20 @@ describe('the migration commands', () => {
 
   it('show, apply and revert, and say when there is nothing to do', async () => {
     const results = [];
-    for (const command of ['show', 'run', 'run', 'show', 'sql', 'revert', 'revert']) {
+    for (const command of ['show', 'run', 'run', 'show', 'sql', 'revert', 'revert', 'revert']) {
       results.push(await runCli([`migration:${command}`], { DATABASE_URL: database.url }));
     }
     expect(results).toEqual(
       [
-        `[ ] ${NAME}`,
-        `applied ${NAME}`,
-        'nothing to apply',
-        `[X] ${NAME}`,
-        '-- nothing to apply',
-        `reverted ${NAME}`,
-        'nothing to revert',
-      ].map((line) => ({ exitCode: 0, stdout: `${line}\n`, stderr: '' })),
+        each('[ ]'),
+        each('applied'),
+        'nothing to apply\n',
+        each('[X]'),
+        '-- nothing to apply\n',
+        `reverted ${NAMES[1]}\n`,
+        `reverted ${NAMES[0]}\n`,
+        'nothing to revert\n',
+      ].map((stdout) => ({ exitCode: 0, stdout, stderr: '' })),
     );
   });
 
@@ -60,7 +64,7 @@ describe('the migration commands', () => {
       await expect(catalogueOf(database.url)).resolves.toEqual(await catalogueOf(other.url));
 
       const shown = await runCli(['migration:show', '--url', database.url]);
-      expect(shown.stdout).toBe(`[X] ${NAME}\n`);
+      expect(shown.stdout).toBe(each('[X]'));
     } finally {
       await other.drop();
     }
@@ -73,7 +77,7 @@ describe('the migration commands', () => {
     await expect(catalogueOf(database.url, schema)).resolves.toBeDefined();
     await expect(catalogueOf(database.url)).resolves.toBeUndefined();
     await expect(runCli(['migration:show', '--url', database.url, '--schema', schema])).resolves.toMatchObject({
-      stdout: `[X] ${NAME}\n`,
+      stdout: each('[X]'),
     });
   });
 
@@ -224,7 +228,7 @@ describe('--data-source', () => {
     const file = await write(`${exporting}(${dataSource()});`, extension);
     await expect(runCli(['migration:run', '--data-source', file])).resolves.toEqual({
       exitCode: 0,
-      stdout: `applied ${NAME}\n`,
+      stdout: each('applied'),
       stderr: '',
     });
   });
@@ -241,7 +245,7 @@ describe('--data-source', () => {
       database.url,
       `select tablename as name from pg_tables where schemaname = 'shop' order by tablename`,
     );
-    expect(tables.map(({ name }) => name)).toEqual(['idempotency_keys', 'idempotency_migrations']);
+    expect(tables.map(({ name }) => name)).toEqual(['idempotency_keys', 'idempotency_migrations', 'idempotency_steps']);
   });
 
   it('ends, though the module itself had connected', async () => {
@@ -251,7 +255,7 @@ describe('--data-source', () => {
 
   it("loads the repository's own ormconfig.ts", async () => {
     const result = await runCli(['migration:show', '--data-source', 'ormconfig.ts'], { DATABASE_URL: database.url });
-    expect(result).toEqual({ exitCode: 0, stdout: `[ ] ${NAME}\n`, stderr: '' });
+    expect(result).toEqual({ exitCode: 0, stdout: each('[ ]'), stderr: '' });
   });
 
   it.each([

@@ -10,10 +10,11 @@ import {
   type ClaimRequest,
   type NewRecord,
   type Queryable,
-  type StoredHeader,
   TransactionEndedByHandlerError,
 } from '../../src/persistence/key-store.js';
+import type { FoundKey, StoredHeader, StoredResponse } from '../../src/persistence/shared-statements.js';
 import { isDefiniteFailure, sqlStateOf } from '../../src/persistence/sqlstate.js';
+import { StatementRunner } from '../../src/persistence/statement-runner.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { waitFor } from '../support/wait-for.js';
 
@@ -23,6 +24,7 @@ const FOREIGN_KEY_VIOLATION = '23503';
 
 let database: TestDatabase;
 let pool: Pool;
+let runner: StatementRunner;
 let store: KeyStore;
 /** Clients of a test, and what else it has to give back. */
 let undo: (() => unknown)[];
@@ -32,12 +34,14 @@ beforeAll(async () => {
   pool = new Pool({ connectionString: database.url, max: 30 });
   await pool.query('create table effects (label text)');
   await pool.query('create schema infra');
-  await pool.query('create table infra.idempotency_keys (like public.idempotency_keys including all)');
+  await pool.query(`create table infra.idempotency_keys (like public.idempotency_keys including all);
+    create table infra.idempotency_steps (like public.idempotency_steps including all)`);
 });
 
 beforeEach(async () => {
   undo = [];
-  store = new KeyStore();
+  runner = new StatementRunner();
+  store = new KeyStore(undefined, runner);
   await pool.query('truncate idempotency_keys, infra.idempotency_keys, effects');
 });
 
@@ -112,6 +116,11 @@ async function valueOf(client: Pool | PoolClient, expression: string): Promise<u
 }
 
 const inTransaction = (client: PoolClient) => client.getTransactionStatus() === 'T';
+
+function responseOf(found: FoundKey | undefined): StoredResponse {
+  if (found?.kind !== 'completed') throw new Error(`no response, but ${JSON.stringify(found)}`);
+  return found.response;
+}
 
 /** What a promise was rejected with. */
 async function errorOf(promise: Promise<unknown>): Promise<unknown> {
@@ -192,9 +201,9 @@ describe('a claim', () => {
     const result = await store.claim(client, requestFor('k'));
     expect(result).toEqual({ kind: 'completed', response: expected });
     await store.rollback(client);
-    const found = await store.lookUp(client, { scope: '', key: 'k' });
+    const found = responseOf(await store.lookUp(client, { scope: '', key: 'k' }));
     expect(found).toEqual(expected);
-    expect(Math.abs(found!.createdAt.getTime() - before)).toBeLessThan(60_000);
+    expect(Math.abs(found.createdAt.getTime() - before)).toBeLessThan(60_000);
     expect(inTransaction(client)).toBe(false);
   });
 
@@ -210,8 +219,8 @@ describe('a claim', () => {
     await complete('empty', { body: Buffer.alloc(0), bodyBytes: 0 });
     await complete('not kept', { body: null, bodyBytes: 2_000_000_000_000 });
     const client = await session();
-    expect((await store.lookUp(client, { scope: '', key: 'empty' }))!.body).toEqual(Buffer.alloc(0));
-    expect((await store.lookUp(client, { scope: '', key: 'not kept' }))!.body).toBeNull();
+    expect(responseOf(await store.lookUp(client, { scope: '', key: 'empty' })).body).toEqual(Buffer.alloc(0));
+    expect(responseOf(await store.lookUp(client, { scope: '', key: 'not kept' })).body).toBeNull();
     expect(await store.lookUp(client, { scope: 'other', key: 'empty' })).toBeUndefined();
   });
 
@@ -369,6 +378,9 @@ describe('a record', () => {
       scope: '',
       key: 'k',
       claim_id: claimId,
+      execution_id: null,
+      attempt: null,
+      lease_expires_at: null,
       fingerprint: Buffer.alloc(32, 7),
       fingerprint_version: 1,
       method: 'POST',
@@ -562,9 +574,9 @@ describe('a record', () => {
     const before = Date.now();
     const request = await claimed(client, "it's \\ k");
     await store.record(client, recordFor(request, { body, bodyBytes: body.length, ttlMs: 3_600_000 }), false);
-    const found = await store.lookUp(client, { scope: '', key: "it's \\ k" });
+    const found = responseOf(await store.lookUp(client, { scope: '', key: "it's \\ k" }));
     expect(found).toMatchObject({ body, fingerprint: Buffer.alloc(32, 7) });
-    expect(Math.abs(found!.createdAt.getTime() - before)).toBeLessThan(60_000);
+    expect(Math.abs(found.createdAt.getTime() - before)).toBeLessThan(60_000);
     const seconds = await valueOf(
       pool,
       `(select round(extract(epoch from expires_at - created_at))::int from idempotency_keys)`,
@@ -583,6 +595,7 @@ describe('find and forget', () => {
     expect(found).toEqual({
       scope: '',
       key: 'k',
+      state: 'completed',
       method: 'POST',
       path: '/payments?x=1',
       status: 201,
@@ -591,7 +604,7 @@ describe('find and forget', () => {
       createdAt: expect.any(Date),
       expiresAt: expect.any(Date),
     });
-    expect(found!.expiresAt.getTime() - found!.createdAt.getTime()).toBeGreaterThanOrEqual(59_999);
+    expect(found!.expiresAt!.getTime() - found!.createdAt.getTime()).toBeGreaterThanOrEqual(59_999);
     expect(await store.find(db, { scope: '', key: 'large' })).toMatchObject({
       bodyBytes: 5_000_000_000,
       bodyKept: false,
@@ -628,9 +641,9 @@ describe('find and forget', () => {
   });
 
   it('know whether the table is there', async () => {
-    expect(await store.tableExists(db)).toBe(true);
-    expect(await new KeyStore('nowhere').tableExists(db)).toBe(false);
-    expect(await new KeyStore('infra').tableExists(db)).toBe(true);
+    expect(await store.tablesExist(db)).toBe(true);
+    expect(await new KeyStore('nowhere').tablesExist(db)).toBe(false);
+    expect(await new KeyStore('infra').tablesExist(db)).toBe(true);
   });
 });
 
@@ -903,8 +916,8 @@ describe('prepared statements', () => {
     const error = await errorOf(store.claim(client, requestFor('second')));
     expect(sqlStateOf(error)).toBe(INVALID_STATEMENT_NAME);
     expect(client.getTransactionStatus()).toBe('I');
-    expect(store.shouldClaimAgain(error)).toBe(true);
-    expect(store.shouldClaimAgain(new Error('anything else'))).toBe(false);
+    expect(runner.shouldRunAgain(error)).toBe(true);
+    expect(runner.shouldRunAgain(new Error('anything else'))).toBe(false);
 
     await other.query('deallocate all');
     const request = requestFor('second', { savepoint: true });

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { DataSource, type DataSourceOptions, EntitySchema, type MigrationInterface } from 'typeorm';
 import { idempotencyMigrations, idempotencyMigrationsIn } from '../../migrations/index.js';
 import { Migrator } from '../../src/persistence/migrate.js';
-import { KEYS_TABLE, quoteIdentifier, tableName } from '../../src/persistence/table-name.js';
+import { KEYS_TABLE, quoteIdentifier, STEPS_TABLE, tableName } from '../../src/persistence/table-name.js';
 import { catalogueOf } from '../support/catalogue.js';
 import { runCli } from '../support/cli.js';
 import type { TestDatabase } from '../support/database.js';
@@ -12,7 +12,9 @@ import { waitFor } from '../support/wait-for.js';
 
 type PostgresOptions = Extract<DataSourceOptions, { type: 'postgres' }>;
 
-const NAME = 'CreateIdempotencyKeys1763683200000';
+const FIRST = 'CreateIdempotencyKeys1763683200000';
+const SECOND = 'AddLeasesAndSteps1763769600000';
+const NAMES = [FIRST, SECOND];
 
 let database: TestDatabase;
 let opened: DataSource[];
@@ -27,6 +29,9 @@ afterEach(async () => {
   await database.drop();
 });
 
+const catalogues = () =>
+  Promise.all([KEYS_TABLE, STEPS_TABLE].map((table) => catalogueOf(database.url, 'public', table)));
+
 async function open(options: Partial<PostgresOptions> = {}): Promise<DataSource> {
   const dataSource = new DataSource({ type: 'postgres', url: database.url, ...options });
   opened.push(dataSource);
@@ -37,15 +42,29 @@ describe('the table', () => {
   it('is the same after up, down and up again', async () => {
     const migrator = new Migrator(await open());
 
-    await expect(migrator.run()).resolves.toEqual([NAME]);
-    const first = await catalogueOf(database.url);
-    expect(first).toBeDefined();
+    await expect(migrator.run()).resolves.toEqual(NAMES);
+    const [keys, steps] = await catalogues();
+    expect([keys, steps]).toEqual([expect.anything(), expect.anything()]);
 
-    await expect(migrator.revert()).resolves.toBe(NAME);
-    await expect(catalogueOf(database.url)).resolves.toBeUndefined();
+    await expect(migrator.revert()).resolves.toBe(SECOND);
+    await expect(migrator.revert()).resolves.toBe(FIRST);
+    await expect(migrator.revert()).resolves.toBeUndefined();
+    await expect(catalogues()).resolves.toEqual([undefined, undefined]);
 
-    await expect(migrator.run()).resolves.toEqual([NAME]);
-    await expect(catalogueOf(database.url)).resolves.toEqual(first);
+    await expect(migrator.run()).resolves.toEqual(NAMES);
+    await expect(catalogues()).resolves.toEqual([keys, steps]);
+  });
+
+  it('is the same after each migration, whether one comes up to it or down', async () => {
+    const dataSource = await open({ migrations: [idempotencyMigrations[0]!] });
+    await dataSource.runMigrations();
+    const before = await catalogues();
+
+    const migrator = new Migrator(await open());
+    await queryOn(database.url, `create table idempotency_migrations as table migrations; drop table migrations`);
+    await expect(migrator.run()).resolves.toEqual([SECOND]);
+    await expect(migrator.revert()).resolves.toBe(SECOND);
+    await expect(catalogues()).resolves.toEqual(before);
   });
 
   it('has exactly the columns that the runtime reads and writes, in this order', async () => {
@@ -62,13 +81,29 @@ describe('the table', () => {
       'method text not null',
       'path text not null',
       'claim_id uuid not null',
-      'response_status smallint not null',
-      'response_headers jsonb not null',
+      'response_status smallint',
+      'response_headers jsonb',
       'response_body bytea',
-      'response_bytes bigint not null',
+      'response_bytes bigint',
       'created_at timestamp with time zone not null',
       'expires_at timestamp with time zone not null',
+      'execution_id uuid',
+      'attempt integer',
+      'lease_expires_at timestamp with time zone',
     ]);
+    const steps = await catalogueOf(database.url, 'public', STEPS_TABLE);
+    expect(steps?.columns.map(({ name, type, required }) => `${name} ${type}${required ? ' not null' : ''}`)).toEqual([
+      'execution_id uuid not null',
+      'name text not null',
+      'position integer not null',
+      'attempt integer not null',
+      'outcome json not null',
+      'scope text not null',
+      'key text not null',
+      'created_at timestamp with time zone not null',
+    ]);
+    expect(steps?.comment).toBeTruthy();
+    expect(steps?.columns.filter(({ comment }) => !comment)).toEqual([]);
   });
 
   it('compares keys and scopes byte by byte, and explains itself and every column', async () => {
@@ -186,9 +221,11 @@ describe('twenty at once', () => {
     expect(exits.map(({ exitCode, stderr }) => ({ exitCode, stderr }))).toEqual(
       Array.from({ length: 10 }, () => ({ exitCode: 0, stderr: '' })),
     );
-    const winners = exits.filter(({ stdout }) => stdout.includes(`applied ${NAME}`));
-    expect(winners.length + applied.length).toBe(1);
-    await expect(watch.query('select name from idempotency_migrations')).resolves.toEqual([{ name: NAME }]);
+    const winners = exits.filter(({ stdout }) => NAMES.every((name) => stdout.includes(`applied ${name}`)));
+    expect([...winners.map(() => NAMES), applied].filter((names) => names.length > 0)).toEqual([NAMES]);
+    await expect(watch.query('select name from idempotency_migrations order by timestamp')).resolves.toEqual(
+      NAMES.map((name) => ({ name })),
+    );
   }, 90_000);
 });
 
@@ -219,12 +256,13 @@ describe.each(['plain', 'My Schema', `it's "odd".schema $1`])('in the schema %j'
   it('the migrator makes schema, table and record, and takes the table back', async () => {
     const migrator = new Migrator(await open(), schema);
 
-    await expect(migrator.run()).resolves.toEqual([NAME]);
+    await expect(migrator.run()).resolves.toEqual(NAMES);
     await expect(catalogueOf(database.url, schema)).resolves.toBeDefined();
     await expect(catalogueOf(database.url)).resolves.toBeUndefined();
-    await expect(migrator.show()).resolves.toEqual([{ name: NAME, applied: true }]);
+    await expect(migrator.show()).resolves.toEqual(NAMES.map((name) => ({ name, applied: true })));
 
-    await expect(migrator.revert()).resolves.toBe(NAME);
+    await expect(migrator.revert()).resolves.toBe(SECOND);
+    await expect(migrator.revert()).resolves.toBe(FIRST);
     await expect(catalogueOf(database.url, schema)).resolves.toBeUndefined();
   });
 
@@ -235,6 +273,7 @@ describe.each(['plain', 'My Schema', `it's "odd".schema $1`])('in the schema %j'
     const printed = await catalogueOf(database.url, schema);
     await expect(migrator.sql()).resolves.toEqual([]);
     await migrator.revert();
+    await migrator.revert();
     await migrator.run();
     await expect(catalogueOf(database.url, schema)).resolves.toEqual(printed);
   });
@@ -243,9 +282,13 @@ describe.each(['plain', 'My Schema', `it's "odd".schema $1`])('in the schema %j'
     const dataSource = await open({ migrations: [...idempotencyMigrationsIn(schema)] });
 
     const applied = await dataSource.runMigrations();
-    expect(applied.map(({ name }) => name)).toEqual([`CreateIdempotencyKeys_${schema}_1763683200000`]);
+    expect(applied.map(({ name }) => name)).toEqual([
+      `CreateIdempotencyKeys_${schema}_1763683200000`,
+      `AddLeasesAndSteps_${schema}_1763769600000`,
+    ]);
     await expect(catalogueOf(database.url, schema)).resolves.toBeDefined();
 
+    await dataSource.undoLastMigration();
     await dataSource.undoLastMigration();
     await expect(catalogueOf(database.url, schema)).resolves.toBeUndefined();
   });
@@ -255,7 +298,7 @@ describe.each(['plain', 'My Schema', `it's "odd".schema $1`])('in the schema %j'
     await queryOn(database.url, `create role ${role}; create schema ${quoteIdentifier(schema)} authorization ${role}`);
     try {
       const dataSource = await open({ extra: { options: `-c role=${role.slice(1, -1)}` } });
-      await expect(new Migrator(dataSource, schema).run()).resolves.toEqual([NAME]);
+      await expect(new Migrator(dataSource, schema).run()).resolves.toEqual(NAMES);
     } finally {
       await queryOn(database.url, `drop owned by ${role}; drop role ${role}`);
     }
@@ -284,10 +327,11 @@ describe("spread into a user's DataSource", () => {
     const dataSource = await open({ migrations: [...idempotencyMigrations, CreateOrders1700000000000] });
 
     const applied = await dataSource.runMigrations();
-    expect(applied.map(({ name }) => name)).toEqual(['CreateOrders1700000000000', NAME]);
+    expect(applied.map(({ name }) => name)).toEqual(['CreateOrders1700000000000', ...NAMES]);
     await expect(catalogueOf(database.url)).resolves.toBeDefined();
     await expect(dataSource.runMigrations()).resolves.toEqual([]);
 
+    await dataSource.undoLastMigration();
     await dataSource.undoLastMigration();
     await expect(catalogueOf(database.url)).resolves.toBeUndefined();
     await expect(dataSource.query('select from orders')).resolves.toEqual([]);
@@ -302,6 +346,7 @@ describe("spread into a user's DataSource", () => {
     await expect(catalogueOf(database.url, schema)).resolves.toBeDefined();
 
     await dataSource.undoLastMigration();
+    await dataSource.undoLastMigration();
     await expect(catalogueOf(database.url, schema)).resolves.toBeUndefined();
   });
 
@@ -309,7 +354,7 @@ describe("spread into a user's DataSource", () => {
     const dataSource = await open({
       migrations: [...idempotencyMigrations, ...idempotencyMigrationsIn('one'), ...idempotencyMigrationsIn('two')],
     });
-    await expect(dataSource.runMigrations()).resolves.toHaveLength(3);
+    await expect(dataSource.runMigrations()).resolves.toHaveLength(6);
     await expect(catalogueOf(database.url, 'two')).resolves.toBeDefined();
   });
 

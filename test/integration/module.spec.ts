@@ -888,6 +888,7 @@ describe('IdempotencyService', () => {
     expect(found).toEqual({
       scope: 'alice',
       key: 'abc',
+      state: 'completed',
       method: 'POST',
       path: '/things',
       status: 201,
@@ -896,7 +897,7 @@ describe('IdempotencyService', () => {
       createdAt: expect.any(Date),
       expiresAt: expect.any(Date),
     });
-    expect(found!.expiresAt.getTime() - found!.createdAt.getTime()).toBeCloseTo(60_000, -2);
+    expect(found!.expiresAt!.getTime() - found!.createdAt.getTime()).toBeCloseTo(60_000, -2);
     expect(await service.find('abc')).toBeUndefined();
     expect(await service.find('def', 'alice')).toBeUndefined();
 

@@ -8,8 +8,8 @@ export interface Catalogue {
   indexes: { name: string; definition: string }[];
 }
 
-/** All that PostgreSQL knows about the library's table; undefined when there is none. */
-export async function catalogueOf(url: string, schema = 'public'): Promise<Catalogue | undefined> {
+/** All that PostgreSQL knows about a table of the library; undefined when there is none. */
+export async function catalogueOf(url: string, schema = 'public', table = KEYS_TABLE): Promise<Catalogue | undefined> {
   const [row] = await queryOn<{ catalogue: Catalogue }>(
     url,
     `select jsonb_build_object(
@@ -19,7 +19,7 @@ export async function catalogueOf(url: string, schema = 'public'): Promise<Catal
            'name', attname, 'type', format_type(atttypid, atttypmod), 'required', attnotnull,
            'collation', (select collname from pg_collation where oid = attcollation),
            'comment', col_description(t.oid, attnum)) order by attnum)
-         from pg_attribute where attrelid = t.oid and attnum > 0),
+         from pg_attribute where attrelid = t.oid and attnum > 0 and not attisdropped),
        'constraints', (
          select jsonb_agg(jsonb_build_object('name', conname, 'definition', pg_get_constraintdef(oid)) order by conname)
          from pg_constraint where conrelid = t.oid and contype <> 'n'),
@@ -29,7 +29,7 @@ export async function catalogueOf(url: string, schema = 'public'): Promise<Catal
          from pg_index join pg_class i on i.oid = indexrelid where indrelid = t.oid)
      ) as catalogue
      from pg_class t where t.oid = to_regclass($1::text)`,
-    [tableName(KEYS_TABLE, schema)],
+    [tableName(table, schema)],
   );
   return row?.catalogue;
 }

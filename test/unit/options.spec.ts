@@ -31,6 +31,13 @@ const wholeNumber = (min: number, max: number): Omit<Expectation, 'remedy'> => (
 });
 
 const ROUTE_OPTIONS: Record<string, Expectation> = {
+  mode: {
+    accepts: ['transaction', 'lease'],
+    refuses: ['Lease', '', true, null, ['lease']],
+    remedy: "'transaction', 'lease'",
+  },
+  leaseMs: { ...wholeNumber(100, 3_600_000), remedy: 'a whole number of milliseconds from 100 to 3600000' },
+  onInterrupted: { accepts: ['resume', 'fail'], refuses: ['retry', '', true, null], remedy: "'resume', 'fail'" },
   header: {
     accepts: ['Idempotency-Key', 'X-Request-ID', 'x_1.~!'],
     refuses: ['', 'Idempotency Key', 'Key:', 'Schlüssel', 'a\r\nb', 7, null, ['Idempotency-Key']],

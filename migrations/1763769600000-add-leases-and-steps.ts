@@ -1,0 +1,99 @@
+import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
+import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
+import { KEYS_TABLE, STEPS_TABLE, tableName } from '../src/persistence/table-name.js';
+
+/** Lease mode: a row that stands while its request still runs, and the steps of its handler that have finished. */
+export class AddLeasesAndSteps1763769600000 implements Migration {
+  readonly name: string = 'AddLeasesAndSteps1763769600000';
+
+  constructor(private readonly schema?: string) {}
+
+  async up(runner: MigrationRunner): Promise<void> {
+    const keys = this.table(runner, KEYS_TABLE);
+    const steps = this.table(runner, STEPS_TABLE);
+
+    // New columns without a default and dropped constraints change the catalogue alone: no row is rewritten.
+    await runner.query(`
+alter table ${keys}
+  alter column response_status drop not null,
+  alter column response_headers drop not null,
+  alter column response_bytes drop not null,
+  add column execution_id uuid,
+  add column attempt integer,
+  add column lease_expires_at timestamptz,
+  add constraint idempotency_keys_attempt_counts check (attempt >= 1),
+  add constraint idempotency_keys_execution_has_attempt check ((execution_id is null) = (attempt is null)),
+  add constraint idempotency_keys_unfinished_is_leased check (response_status is not null or attempt is not null),
+  add constraint idempotency_keys_finished_has_no_lease check (response_status is null or lease_expires_at is null),
+  add constraint idempotency_keys_response_whole check (
+    (response_status is null) = (response_headers is null)
+    and (response_status is null) = (response_bytes is null)
+    and (response_status is not null or response_body is null)
+  ),
+  add constraint idempotency_keys_expires_after_lease check (lease_expires_at is null or expires_at > lease_expires_at)`);
+
+    await runner.query(
+      `comment on column ${keys}.execution_id is 'Lease mode: names all attempts at one operation, to which its steps belong. Null in transaction mode.'`,
+    );
+    await runner.query(
+      `comment on column ${keys}.attempt is 'Lease mode: how many times the handler was started for this operation. Null in transaction mode.'`,
+    );
+    await runner.query(
+      `comment on column ${keys}.lease_expires_at is 'Lease mode: until then nobody else may take over. Null once the attempt has ended, with a response or without.'`,
+    );
+
+    await runner.query(`
+create table ${steps} (
+  execution_id uuid not null,
+  name text collate "C" not null,
+  position integer not null,
+  attempt integer not null,
+  outcome json not null,
+  scope text collate "C" not null,
+  key text collate "C" not null,
+  created_at timestamptz not null,
+  constraint idempotency_steps_pkey primary key (execution_id, name),
+  constraint idempotency_steps_name_length check (char_length(name) between 1 and 255),
+  constraint idempotency_steps_position_counts check (position >= 1),
+  constraint idempotency_steps_attempt_counts check (attempt >= 1)
+)`);
+    // No foreign key to the keys: its trigger would cost the purge a look here for each key that it deletes.
+    await runner.query(
+      `comment on table ${steps} is 'The finished steps of operations that have not ended yet (lease mode of nestjs-idempotency). They go when the response is recorded.'`,
+    );
+    await runner.query(`comment on column ${steps}.execution_id is 'The operation, as in idempotency_keys.'`);
+    await runner.query(`comment on column ${steps}.name is 'The name that the handler gave the step.'`);
+    await runner.query(
+      `comment on column ${steps}.position is 'Which step of its attempt it was, counted from 1: a later attempt must come by in the same order.'`,
+    );
+    await runner.query(`comment on column ${steps}.attempt is 'The attempt that ran it.'`);
+    await runner.query(
+      `comment on column ${steps}.outcome is 'What later attempts get without running it: {"returned": value}, or {"threw": {status, response}} for an HTTP error that is stored.'`,
+    );
+    await runner.query(`comment on column ${steps}.scope is 'The scope of its idempotency key.'`);
+    await runner.query(`comment on column ${steps}.key is 'Its idempotency key.'`);
+    await runner.query(`comment on column ${steps}.created_at is 'When the step had finished.'`);
+  }
+
+  /** Operations that have not ended cannot be told without these columns: their keys go, and a retry begins anew. */
+  async down(runner: MigrationRunner): Promise<void> {
+    const keys = this.table(runner, KEYS_TABLE);
+    await runner.query(`drop table ${this.table(runner, STEPS_TABLE)}`);
+    await runner.query(`delete from ${keys} where response_status is null`);
+    await runner.query(`
+alter table ${keys}
+  drop constraint idempotency_keys_unfinished_is_leased,
+  drop constraint idempotency_keys_finished_has_no_lease,
+  drop constraint idempotency_keys_response_whole,
+  drop column execution_id,
+  drop column attempt,
+  drop column lease_expires_at,
+  alter column response_status set not null,
+  alter column response_headers set not null,
+  alter column response_bytes set not null`);
+  }
+
+  private table(runner: MigrationRunner, table: string): string {
+    return tableName(table, this.schema ?? dataSourceSchema(runner.dataSource));
+  }
+}

@@ -1,0 +1,95 @@
+import type { PoolClient } from 'pg';
+import { failpoint } from './failpoint.js';
+import { POOL_WAIT_MS } from './idempotency.constants.js';
+import { IdempotencyStoreUnavailableException } from './idempotency.exceptions.js';
+import type { AmbientTransactions } from './persistence/ambient-transactions.js';
+import type { DatabaseConnection } from './persistence/database-connection.js';
+import { FencedOffError } from './persistence/lease-store.js';
+import { isDefiniteFailure } from './persistence/sqlstate.js';
+import type { StatementRunner } from './persistence/statement-runner.js';
+import { delay, within } from './timing.js';
+
+/** Between two tries of a statement whose connection was lost: a database restarts in seconds. */
+const RETRY_PAUSE_MS = 200;
+
+/** Connections of the pool for the library's own questions. Every wait is bounded. */
+export class Connections {
+  constructor(
+    readonly transactions: AmbientTransactions,
+    private readonly runner: StatementRunner,
+  ) {}
+
+  /** A connection, or an error after a bounded wait; pg's own pool waits without bound unless told otherwise. */
+  async connect(): Promise<DatabaseConnection> {
+    const connecting = this.transactions.connect();
+    const connection = await within(POOL_WAIT_MS, connecting).catch((cause: unknown) => {
+      throw new IdempotencyStoreUnavailableException('The database cannot be reached.', { cause });
+    });
+    if (connection === undefined) {
+      void connecting.then(
+        (late) => late.release(),
+        () => undefined,
+      );
+      throw new IdempotencyStoreUnavailableException('All database connections are in use.');
+    }
+    return connection;
+  }
+
+  /**
+   * One question on a connection of its own, which the caller gives back.
+   *
+   * @throws what `question` throws; its connection is destroyed then
+   */
+  async ask<T>(question: (client: PoolClient) => Promise<T>): Promise<{ connection: DatabaseConnection; result: T }> {
+    for (;;) {
+      failpoint('claim: connecting');
+      const connection = await this.connect();
+      failpoint('claim: connected');
+      const timer = setTimeout(
+        () => connection.destroy(new Error(`no answer within ${POOL_WAIT_MS} ms`)),
+        POOL_WAIT_MS,
+      );
+      try {
+        const result = await question(connection.client);
+        failpoint('claim: answered');
+        return { connection, result };
+      } catch (error) {
+        connection.destroy(error);
+        if (!this.runner.shouldRunAgain(error)) {
+          throw error;
+        }
+      } finally {
+        clearTimeout(timer);
+      }
+    }
+  }
+
+  /** One question that leaves nothing behind on its connection. */
+  async run<T>(question: (client: PoolClient) => Promise<T>): Promise<T> {
+    const { connection, result } = await this.ask(question);
+    connection.release();
+    return result;
+  }
+
+  /**
+   * The same, again and again for as long as `patienceMs` while the database cannot be reached or does not answer.
+   * Only for a question that may be asked twice.
+   */
+  async insist<T>(question: (client: PoolClient) => Promise<T>, patienceMs: number): Promise<T> {
+    const deadline = performance.now() + patienceMs;
+    for (;;) {
+      try {
+        return await this.run(question);
+      } catch (error) {
+        if (
+          isDefiniteFailure(error) ||
+          error instanceof FencedOffError ||
+          performance.now() + RETRY_PAUSE_MS > deadline
+        ) {
+          throw error;
+        }
+        await delay(RETRY_PAUSE_MS);
+      }
+    }
+  }
+}

@@ -1,0 +1,147 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
+import type { EntityManager } from 'typeorm';
+import type { Claim, ClaimedRequest, RecordableResponse, RecordResult } from '../claim.js';
+import type { Connections } from '../connections.js';
+import { failpoint } from '../failpoint.js';
+import { RELEASE_PATIENCE_MS, STORE_PATIENCE_MS } from '../idempotency.constants.js';
+import { IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
+import type { InterruptionPolicy } from '../idempotency.options.js';
+import type { LeaseStore } from '../persistence/lease-store.js';
+import type { DurableSteps } from './durable-steps.js';
+import type { LeaseHold } from './lease-hold.js';
+
+const handlers = new AsyncLocalStorage<LeasedClaim>();
+
+/** A claim that holds its key by a lease, and no connection. */
+export class LeasedClaim implements Claim {
+  readonly connectionLost = false;
+  isAborted = false;
+  private isWorking = false;
+  private over = false;
+
+  constructor(
+    readonly request: ClaimedRequest,
+    readonly attempt: number,
+    private readonly hold: LeaseHold,
+    readonly tools: DurableSteps,
+    private readonly onInterrupted: InterruptionPolicy,
+    private readonly store: LeaseStore,
+    private readonly connections: Connections,
+    /** Called once when the key is free again, recorded, or left to its lease. */
+    private readonly settled: (recorded: boolean) => void,
+  ) {}
+
+  get signal(): AbortSignal {
+    return this.hold.signal;
+  }
+
+  get isRunning(): boolean {
+    return handlers.getStore() === this;
+  }
+
+  createManager(): EntityManager {
+    return this.connections.transactions.dataSource.manager;
+  }
+
+  async run<T>(work: () => Promise<T>): Promise<T> {
+    this.isWorking = true;
+    let failed = true;
+    try {
+      const value = await handlers.run(this, work);
+      failed = false;
+      return value;
+    } finally {
+      this.isWorking = false;
+      if (this.isAborted) {
+        await this.giveUp(failed);
+      }
+    }
+  }
+
+  /** Nothing outside of PostgreSQL can be undone; a handler that still runs is not waited for. */
+  undoWrites(): Promise<void> {
+    if (this.isWorking) {
+      this.abort(new Error('the request was answered before its handler had ended'));
+    }
+    return Promise.resolve();
+  }
+
+  async record(response: RecordableResponse): Promise<RecordResult> {
+    if (this.isAborted) {
+      throw new IdempotencyStoreUnavailableException('The operation was given up before it could be recorded.');
+    }
+    await this.hold.stop();
+    const record = { ...this.request, ...response };
+    let recorded: boolean;
+    try {
+      failpoint('record: sending');
+      recorded = await this.connections.insist((client) => this.store.record(client, record), STORE_PATIENCE_MS);
+      recorded ||= await this.wasRecorded();
+    } catch (cause) {
+      throw new IdempotencyStoreUnavailableException('The response could not be recorded.', { cause });
+    }
+    failpoint('record: committed');
+    this.end(recorded);
+    return recorded ? 'recorded' : 'lost';
+  }
+
+  async rollBack(): Promise<void> {
+    if (!this.over && !this.isAborted) {
+      await this.release();
+      this.end(false);
+    }
+  }
+
+  /** The handler is told by its signal. Until it has ended, or for as long as the lease lasts, nobody else takes over. */
+  abort(cause: Error): void {
+    if (this.over || this.isAborted) {
+      return;
+    }
+    this.isAborted = true;
+    this.hold.cancel(cause);
+    if (!this.isWorking) {
+      void this.giveUp(false);
+    }
+    this.end(false);
+  }
+
+  /** A handler that did not fail may have done all it had to do: only where it may be repeated the key is given back. */
+  private async giveUp(failed: boolean): Promise<void> {
+    if (failed || this.onInterrupted === 'resume') {
+      await this.release();
+    } else {
+      await this.hold.stop();
+    }
+  }
+
+  /** Finished steps stay for the next attempt; without any the key is as if it had not been used. */
+  private async release(): Promise<void> {
+    const { scope, key, claimId, ttlMs } = this.request;
+    const holder = { scope, key, claimId };
+    const nothingBegun = this.attempt === 1 && !this.tools.hasBegun;
+    await this.hold.stop();
+    failpoint('rollback: sending');
+    try {
+      await this.connections.insist(
+        (client) => (nothingBegun ? this.store.withdraw(client, holder) : this.store.release(client, holder, ttlMs)),
+        RELEASE_PATIENCE_MS,
+      );
+    } catch {
+      // The lease expires by itself.
+    }
+    failpoint('rollback: done');
+  }
+
+  /** Whether it was a try of our own, whose answer was lost, that has recorded the response. */
+  private async wasRecorded(): Promise<boolean> {
+    const found = await this.connections.insist((client) => this.store.lookUp(client, this.request), STORE_PATIENCE_MS);
+    return found?.kind === 'completed' && found.response.claimId === this.request.claimId;
+  }
+
+  private end(recorded: boolean): void {
+    if (!this.over) {
+      this.over = true;
+      this.settled(recorded);
+    }
+  }
+}

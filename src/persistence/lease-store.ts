@@ -1,0 +1,406 @@
+import type { PoolClient } from 'pg';
+import type { IsolationLevel } from '../idempotency.options.js';
+import type { NewRecord, Queryable } from './key-store.js';
+import { lockNumber } from './lock-number.js';
+import {
+  BEGIN,
+  CHECK_CONSTRAINTS,
+  CLAIM_SETTING,
+  COMMIT,
+  DURABLE_COMMIT,
+  type FoundKey,
+  foundKeyOf,
+  lookUpStatement,
+  ROLLBACK,
+  type StoredHeader,
+  timeLimits,
+} from './shared-statements.js';
+import { postgresErrorOf, SQLSTATE } from './sqlstate.js';
+import type { BoundStatement, Statement, StatementResult } from './statement-batch.js';
+import { StatementRunner } from './statement-runner.js';
+import type { KeyIdentity } from './stored-key.js';
+import { KEYS_TABLE, STEPS_TABLE, tableName } from './table-name.js';
+
+/** What a later attempt gets of a step without running it; without members it returned `undefined`. */
+export interface StepOutcome {
+  returned?: unknown;
+  threw?: { status: number; response: unknown };
+}
+
+/** A finished step. */
+export interface FinishedStep {
+  name: string;
+  /** Which step of its attempt it was, counted from 1. */
+  position: number;
+  outcome: StepOutcome;
+}
+
+/** Whose statement it is: one attempt, by its fencing token `claimId`. */
+export interface Holder extends KeyIdentity {
+  claimId: string;
+}
+
+export interface LeaseRequest extends Holder {
+  fingerprint: Buffer;
+  fingerprintVersion: number;
+  method: string;
+  path: string;
+  leaseMs: number;
+  ttlMs: number;
+  /** Whether the claim may take over from a holder whose lease has expired; otherwise such a key waits, without expiry. */
+  resumes: boolean;
+}
+
+export interface NewStep extends Holder {
+  name: string;
+  position: number;
+  attempt: number;
+  /** JSON of a {@link StepOutcome}. */
+  outcome: string;
+}
+
+export type LeaseResult =
+  { kind: 'claimed'; attempt: number; steps: FinishedStep[] } | { kind: 'in flight' } | FoundKey;
+
+/** The holder's fencing token is no longer the key's: another attempt has taken over, or the key has its response. */
+export class FencedOffError extends Error {}
+
+/** Every statement of lease mode, one method each. Each is one round trip, and all but `begin` end what they begin. */
+export class LeaseStore {
+  private readonly keys: string;
+  private readonly steps: string;
+  private readonly statements: ReturnType<typeof statementsOn>;
+  private readonly prepared: readonly Statement[];
+
+  constructor(
+    private readonly schema?: string,
+    private readonly runner = new StatementRunner(),
+  ) {
+    this.keys = tableName(KEYS_TABLE, schema);
+    this.steps = tableName(STEPS_TABLE, schema);
+    this.statements = statementsOn(this.keys, this.steps);
+    this.prepared = [...Object.values(BEGIN), ...Object.values(this.statements)];
+  }
+
+  /**
+   * Claims the key under a lease and commits that, unless it is taken. Safe to repeat with the same `claimId`: what an
+   * earlier try whose answer was lost has claimed is found again.
+   */
+  async claim(client: PoolClient, request: LeaseRequest): Promise<LeaseResult> {
+    const { scope, key, claimId } = request;
+    const { enter, claim, lookUp, progress, commit } = this.statements;
+    const results = await this.run(client, [
+      { statement: BEGIN['READ COMMITTED'] },
+      { statement: enter, values: [lockNumber([this.schema ?? '', scope, key]), claimId] },
+      { statement: claim, values: leaseValues(request) },
+      { statement: lookUp, values: [scope, key] },
+      { statement: progress, values: [scope, key, claimId] },
+      { statement: commit },
+    ]);
+    const found = results[3]!.rows[0];
+    if (found === undefined) {
+      return { kind: 'in flight' }; // a request in transaction mode holds the lock
+    }
+    const [attempt] = results[4]!.rows[0] ?? [];
+    return attempt === undefined || attempt === null
+      ? foundKeyOf(found)
+      : { kind: 'claimed', attempt: Number(attempt), steps: results[4]!.rows.flatMap(finishedStepOf) };
+  }
+
+  async lookUp(client: PoolClient, { scope, key }: KeyIdentity): Promise<FoundKey | undefined> {
+    const [result] = await this.run(client, [{ statement: this.statements.lookUp, values: [scope, key] }]);
+    const row = result!.rows[0];
+    return row === undefined ? undefined : foundKeyOf(row);
+  }
+
+  /** Makes the lease last `leaseMs` from now; false when it is no longer the holder's. */
+  async renew(client: PoolClient, { scope, key, claimId }: Holder, leaseMs: number, ttlMs: number): Promise<boolean> {
+    const values = [scope, key, claimId, String(leaseMs), String(ttlMs)];
+    const [result] = await this.run(client, [{ statement: this.statements.renew, values }]);
+    return result!.tag === 'UPDATE 1';
+  }
+
+  /** @throws FencedOffError */
+  async addStep(client: PoolClient, step: NewStep): Promise<void> {
+    await this.fenced(client, [
+      { statement: BEGIN['READ COMMITTED'] },
+      { statement: this.statements.durable },
+      { statement: this.statements.step, values: stepValues(step) },
+      { statement: this.statements.commit },
+    ]);
+  }
+
+  /**
+   * Begins a transaction for a step's writes. A snapshot that lasts as long as the transaction could not see a takeover
+   * at its end: under such a level the key's row is locked from the start, and renewals have to wait.
+   *
+   * @throws FencedOffError
+   */
+  async begin(
+    client: PoolClient,
+    { scope, key, claimId }: Holder,
+    isolation: IsolationLevel | undefined,
+    transactionTimeoutMs: number,
+  ): Promise<void> {
+    const { limits, hold } = this.statements;
+    const holdsFromStart = isolation === 'REPEATABLE READ' || isolation === 'SERIALIZABLE';
+    const results = await this.run(client, [
+      { statement: BEGIN[isolation ?? 'default'] },
+      { statement: limits, values: [String(transactionTimeoutMs)] },
+      ...(holdsFromStart ? [{ statement: hold, values: [scope, key, claimId] }] : []),
+    ]);
+    if (holdsFromStart && results[2]!.rows.length === 0) {
+      throw new FencedOffError('the lease is held by another attempt');
+    }
+  }
+
+  /** Checks deferred constraints, adds the step and commits both it and the writes before it. @throws FencedOffError */
+  async commitStep(client: PoolClient, step: NewStep): Promise<void> {
+    const results = await this.fenced(client, [
+      { statement: this.statements.checkConstraints },
+      { statement: this.statements.step, values: stepValues(step) },
+      { statement: this.statements.commit },
+    ]);
+    const tag = results.at(-1)?.tag;
+    if (tag !== 'COMMIT') {
+      throw new Error(`COMMIT was answered with ${tag}: nothing was committed`);
+    }
+  }
+
+  async rollback(client: PoolClient): Promise<void> {
+    await this.run(client, [{ statement: this.statements.rollback }]);
+  }
+
+  /** Records the response, for the holder alone; the steps have done their duty and go. False when fenced off. */
+  async record(client: PoolClient, record: NewRecord): Promise<boolean> {
+    const results = await this.run(client, [
+      { statement: BEGIN['READ COMMITTED'] },
+      { statement: this.statements.durable },
+      { statement: this.statements.record, values: recordValues(record) },
+      { statement: this.statements.commit },
+    ]);
+    return results[2]!.rows[0]![0] === '1';
+  }
+
+  /** Ends the attempt without a response: the next claim may go on from its steps, for `ttlMs` from now. */
+  async release(client: PoolClient, { scope, key, claimId }: Holder, ttlMs: number): Promise<void> {
+    const values = [scope, key, claimId, String(ttlMs)];
+    await this.run(client, [{ statement: this.statements.release, values }]);
+  }
+
+  /** Ends the attempt as if it had never been. */
+  async withdraw(client: PoolClient, { scope, key, claimId }: Holder): Promise<void> {
+    await this.run(client, [{ statement: this.statements.withdraw, values: [scope, key, claimId] }]);
+  }
+
+  /** An operator's answer to a key that nobody holds; false when there is no such key, or somebody holds it. */
+  async resolve(
+    db: Queryable,
+    { scope, key, claimId }: Holder,
+    response: { status: number; headers: StoredHeader[]; body: Buffer },
+    ttlMs: number,
+  ): Promise<boolean> {
+    const rows = (await db.query(
+      `with resolved as (
+         update ${this.keys}
+         set claim_id = $3::uuid, lease_expires_at = null, response_status = $4::int2, response_headers = $5::jsonb,
+             response_body = $6::bytea, response_bytes = octet_length($6::bytea),
+             expires_at = clock_timestamp() + $7::float8 * interval '1 millisecond'
+         where ${ABANDONED}
+         returning execution_id),
+       gone as (delete from ${this.steps} s using resolved r where s.execution_id = r.execution_id)
+       select count(*)::int4 as count from resolved`,
+      [scope, key, claimId, response.status, JSON.stringify(response.headers), response.body, ttlMs],
+    )) as { count: number }[];
+    return rows[0]!.count === 1;
+  }
+
+  /** An operator's leave to go on; false when there is no such key, or somebody holds it. */
+  async releaseAbandoned(db: Queryable, { scope, key, claimId }: Holder, ttlMs: number): Promise<boolean> {
+    const rows = (await db.query(
+      `with released as (
+         update ${this.keys}
+         set claim_id = $3::uuid, lease_expires_at = null,
+             expires_at = clock_timestamp() + $4::float8 * interval '1 millisecond'
+         where ${ABANDONED}
+         returning 1)
+       select count(*)::int4 as count from released`,
+      [scope, key, claimId, ttlMs],
+    )) as { count: number }[];
+    return rows[0]!.count === 1;
+  }
+
+  /** Deletes up to `batchSize` steps whose operation is over or was forgotten, and tells how many. */
+  async purgeSteps(db: Queryable, batchSize: number): Promise<number> {
+    const rows = (await db.query(
+      `with purged as (
+         delete from ${this.steps}
+         where ctid = any (array(
+           select s.ctid from ${this.steps} s
+           where not exists (
+             select 1 from ${this.keys} k
+             where k.scope = s.scope and k.key = s.key and k.execution_id = s.execution_id and k.response_status is null)
+           limit $1::int4
+           for update skip locked))
+         returning 1)
+       select count(*)::int4 as deleted from purged`,
+      [batchSize],
+    )) as { deleted: number }[];
+    return rows[0]!.deleted;
+  }
+
+  private run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
+    return this.runner.run(client, batch, this.prepared);
+  }
+
+  private async fenced(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
+    try {
+      return await this.run(client, batch);
+    } catch (error) {
+      const cause = postgresErrorOf(error);
+      if (cause?.table === STEPS_TABLE) {
+        delete cause.detail; // the whole row, with the key and the outcome: not for the log
+      }
+      if (cause?.code === SQLSTATE.notNullViolation && cause.table === STEPS_TABLE && cause.column === 'execution_id') {
+        throw new FencedOffError('the lease is held by another attempt', { cause });
+      }
+      throw error;
+    }
+  }
+}
+
+/** Rows that are still the holder's, and wait for a response. */
+const HELD = 'scope = $1::text and key = $2::text and claim_id = $3::uuid and response_status is null';
+
+/** Rows without a response that nobody holds any more. */
+const ABANDONED = `scope = $1::text and key = $2::text and response_status is null
+           and expires_at > clock_timestamp() and (lease_expires_at is null or lease_expires_at <= clock_timestamp())`;
+
+function statementsOn(keys: string, steps: string) {
+  return {
+    enter: {
+      id: 'lease_enter',
+      // A request in transaction mode has no row yet, only this lock. Where it is taken, the claim below finds its
+      // setting empty and does nothing.
+      text: `select set_config('${CLAIM_SETTING}',
+          case when pg_try_advisory_xact_lock($1::int8) then $2::text else '' end, true), ${DURABLE_COMMIT}`,
+    },
+    claim: {
+      id: 'lease_claim',
+      // One reading of the clock, the proposed row's, decides everything. The row of a key that is taken is not
+      // touched: that would lock it and write WAL for each duplicate.
+      text: `insert into ${keys} as k (scope, key, fingerprint, fingerprint_version, method, path, claim_id,
+          execution_id, attempt, lease_expires_at, created_at, expires_at)
+        select $1::text, $2::text, $3::bytea, $4::int2, $5::text, $6::text, $7::uuid, $7::uuid, 1,
+          at + $8::float8 * interval '1 millisecond', at,
+          case when $10::bool then at + ($8::float8 + $9::float8) * interval '1 millisecond' else 'infinity' end
+        from clock_timestamp() as at
+        where current_setting('${CLAIM_SETTING}', true) = $7::text and not exists (
+          select 1 from ${keys} taken
+          where taken.scope = $1::text and taken.key = $2::text and taken.expires_at > at
+            and (taken.response_status is not null or taken.lease_expires_at > at
+              or (taken.lease_expires_at is not null and not $10::bool)))
+        on conflict (scope, key) do update set
+          fingerprint = excluded.fingerprint, fingerprint_version = excluded.fingerprint_version,
+          method = excluded.method, path = excluded.path, claim_id = excluded.claim_id,
+          execution_id = case when k.expires_at <= excluded.created_at then excluded.execution_id else k.execution_id end,
+          attempt = case when k.expires_at <= excluded.created_at then 1 else k.attempt + 1 end,
+          lease_expires_at = excluded.lease_expires_at,
+          response_status = null, response_headers = null, response_body = null, response_bytes = null,
+          created_at = case when k.expires_at <= excluded.created_at then excluded.created_at else k.created_at end,
+          expires_at = excluded.expires_at
+        where k.expires_at <= excluded.created_at
+          or (k.response_status is null
+            and k.fingerprint = excluded.fingerprint and k.fingerprint_version = excluded.fingerprint_version
+            and (k.lease_expires_at is null or (k.lease_expires_at <= excluded.created_at and $10::bool)))`,
+    },
+    lookUp: lookUpStatement(keys),
+    progress: {
+      id: 'lease_progress',
+      text: `select k.attempt, s.name, s.position, s.outcome
+        from ${keys} k left join ${steps} s on s.execution_id = k.execution_id
+        where k.scope = $1::text and k.key = $2::text and k.claim_id = $3::uuid and k.response_status is null
+        order by s.position`,
+    },
+    renew: {
+      id: 'lease_renew',
+      text: `update ${keys} set lease_expires_at = at + $4::float8 * interval '1 millisecond',
+          expires_at = case when expires_at = 'infinity' then expires_at
+            else at + ($4::float8 + $5::float8) * interval '1 millisecond' end
+        from clock_timestamp() as at
+        where ${HELD}`,
+    },
+    durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}` },
+    limits: { id: 'lease_limits', text: `select ${timeLimits('$1')}, ${DURABLE_COMMIT}` },
+    hold: { id: 'lease_hold', text: `select 1 from ${keys} where ${HELD} for share` },
+    step: {
+      id: 'lease_step',
+      // The row lock keeps a takeover out until this commits; without it one could slip in between. A holder that was
+      // fenced off finds no row, so that execution_id is null, which is refused: a COMMIT behind it is not executed.
+      text: `insert into ${steps} (execution_id, name, position, attempt, outcome, scope, key, created_at)
+        values ((select execution_id from ${keys} where ${HELD} for share),
+          $4::text, $5::int4, $6::int4, $7::json, $1::text, $2::text, clock_timestamp())
+        on conflict (execution_id, name) do nothing`,
+    },
+    record: {
+      id: 'lease_record',
+      text: `with recorded as (
+          update ${keys} set lease_expires_at = null, response_status = $4::int2, response_headers = $5::jsonb,
+            response_body = $6::bytea, response_bytes = $7::int8,
+            expires_at = clock_timestamp() + $8::float8 * interval '1 millisecond'
+          where ${HELD}
+          returning execution_id),
+        gone as (delete from ${steps} s using recorded r where s.execution_id = r.execution_id)
+        select count(*) from recorded`,
+    },
+    release: {
+      id: 'lease_release',
+      text: `update ${keys} set lease_expires_at = null,
+          expires_at = clock_timestamp() + $4::float8 * interval '1 millisecond'
+        where ${HELD}`,
+    },
+    withdraw: { id: 'lease_withdraw', text: `delete from ${keys} where ${HELD}` },
+    checkConstraints: CHECK_CONSTRAINTS,
+    commit: COMMIT,
+    rollback: ROLLBACK,
+  } as const;
+}
+
+function leaseValues(request: LeaseRequest): (string | Buffer)[] {
+  return [
+    request.scope,
+    request.key,
+    request.fingerprint,
+    String(request.fingerprintVersion),
+    request.method,
+    request.path,
+    request.claimId,
+    String(request.leaseMs),
+    String(request.ttlMs),
+    String(request.resumes),
+  ];
+}
+
+function stepValues({ scope, key, claimId, name, position, attempt, outcome }: NewStep): string[] {
+  return [scope, key, claimId, name, String(position), String(attempt), outcome];
+}
+
+function recordValues(record: NewRecord): (string | Buffer | null)[] {
+  return [
+    record.scope,
+    record.key,
+    record.claimId,
+    String(record.status),
+    JSON.stringify(record.headers),
+    record.body,
+    String(record.bodyBytes),
+    String(record.ttlMs),
+  ];
+}
+
+/** A row of `progress`: an attempt without finished steps has one row, with nulls for the step. */
+function finishedStepOf([, name, position, outcome]: (string | null)[]): FinishedStep[] {
+  return typeof name === 'string'
+    ? [{ name, position: Number(position), outcome: JSON.parse(outcome!) as StepOutcome }]
+    : [];
+}

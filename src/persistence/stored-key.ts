@@ -1,0 +1,42 @@
+/** What identifies one operation. */
+export interface KeyIdentity {
+  scope: string;
+  key: string;
+}
+
+interface StoredRequest extends KeyIdentity {
+  method: string;
+  path: string;
+  /** When the response was recorded; in lease mode, when the first attempt began. */
+  createdAt: Date;
+  /** From then on the key counts as absent; `undefined` for one that waits for an operator. */
+  expiresAt: Date | undefined;
+  /** How many times the handler was started; `undefined` in transaction mode. */
+  attempt: number | undefined;
+}
+
+/** A key whose response is recorded. */
+export interface CompletedKey extends StoredRequest {
+  state: 'completed';
+  status: number;
+  /** Bytes of the response's body; for one that was too large to keep: those counted before it was given up. */
+  bodyBytes: number;
+  bodyKept: boolean;
+}
+
+/** A key in lease mode whose operation has no response yet. */
+export interface UnfinishedKey extends StoredRequest {
+  /**
+   * `running` under a live lease; `interrupted` when the lease has expired without an end; `released` when the handler
+   * has failed and a retry may go on.
+   */
+  state: UnfinishedState;
+  leaseExpiresAt: Date | undefined;
+  /** Names of the steps that have finished, in their order. */
+  steps: string[];
+}
+
+export type UnfinishedState = 'running' | 'interrupted' | 'released';
+
+/** A key as operators see it. */
+export type StoredKey = CompletedKey | UnfinishedKey;

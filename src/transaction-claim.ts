@@ -1,0 +1,203 @@
+import type { EntityManager } from 'typeorm';
+import type { Claim, ClaimedRequest, RecordableResponse, RecordResult } from './claim.js';
+import { deferred } from './deferred.js';
+import { failpoint } from './failpoint.js';
+import { POOL_WAIT_MS } from './idempotency.constants.js';
+import {
+  IdempotencyConflictException,
+  IdempotencyException,
+  IdempotencyStoreUnavailableException,
+  IdempotencyTransactionFailedException,
+} from './idempotency.exceptions.js';
+import type { AmbientTransaction } from './persistence/ambient-transaction.js';
+import {
+  KeyAlreadyRecordedError,
+  type KeyStore,
+  type NewRecord,
+  TransactionEndedByHandlerError,
+} from './persistence/key-store.js';
+import { isDefiniteFailure, isRetryable, SQLSTATE, sqlStateOf } from './persistence/sqlstate.js';
+
+/** A claim that holds its key by a transaction, in which the handler runs. */
+export class TransactionClaim implements Claim {
+  readonly attempt = undefined;
+  readonly tools = undefined;
+  private recording = false;
+  private sent = false;
+  /** Once true, the connection may be somebody else's. */
+  private over = false;
+  private readonly aborted = deferred<never>();
+  private abortedBecause: Error | undefined;
+  private controller: AbortController | undefined;
+
+  constructor(
+    readonly request: ClaimedRequest,
+    private readonly transaction: AmbientTransaction,
+    private readonly store: KeyStore,
+    /** Called once when the key is free again, or recorded. */
+    private readonly settled: () => void,
+  ) {
+    this.aborted.promise.catch(() => undefined); // an abort is not an error of its own
+  }
+
+  /** Runs the handler so that all it does with the DataSource joins the transaction. */
+  run<T>(work: () => T): T {
+    return this.transaction.run(work);
+  }
+
+  /** True while code runs that the handler started. */
+  get isRunning(): boolean {
+    return this.transaction.transactions.transaction() === this.transaction;
+  }
+
+  createManager(): EntityManager {
+    return this.transaction.createManager();
+  }
+
+  /** Made when it is asked for: hardly a handler of a short transaction does. */
+  get signal(): AbortSignal {
+    this.controller ??= new AbortController();
+    if (this.isAborted) {
+      this.controller.abort(this.abortedBecause);
+    }
+    return this.controller.signal;
+  }
+
+  get isAborted(): boolean {
+    return this.abortedBecause !== undefined;
+  }
+
+  get connectionLost(): boolean {
+    return this.transaction.connection.broken;
+  }
+
+  /** Refuses all further statements of the handler. The key stays claimed, so that an error can be recorded for it. */
+  async undoWrites(): Promise<void> {
+    await this.transaction.refuseFurtherWork();
+  }
+
+  /**
+   * Records the response and commits it with the handler's writes; after {@link undoWrites}, without them.
+   *
+   * @throws IdempotencyException when nothing was committed
+   */
+  async record(response: RecordableResponse): Promise<RecordResult> {
+    const { transaction } = this;
+    const record = { ...this.request, ...response };
+    if (this.over) {
+      throw new IdempotencyStoreUnavailableException('The operation was rolled back before it could be recorded.');
+    }
+    this.recording = true;
+    try {
+      if (transaction.state === 'rolled back') {
+        await this.send(record, true);
+      } else {
+        await Promise.race([transaction.commit(() => this.send(record, false)), this.aborted.promise]);
+      }
+      failpoint('record: committed');
+      this.over = true;
+      transaction.connection.release();
+      return 'recorded';
+    } catch (error) {
+      this.over = true;
+      transaction.state = 'rolled back';
+      transaction.connection.destroy(error);
+      return this.explain(error);
+    } finally {
+      this.settled();
+    }
+  }
+
+  /** Undoes all that the handler did in the database, unless the claim has ended; further statements are refused. */
+  async rollBack(): Promise<void> {
+    const { transaction } = this;
+    if (this.over) {
+      return;
+    }
+    this.over = true;
+    const { connection } = transaction;
+    // A network that swallows the ROLLBACK must not keep the key in flight, nor the connection out of the pool.
+    const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);
+    try {
+      await Promise.race([transaction.refuseFurtherWork(), this.aborted.promise]);
+      failpoint('rollback: sending');
+      await Promise.race([this.store.rollback(connection.client), this.aborted.promise]);
+      failpoint('rollback: done');
+      connection.release();
+    } catch (error) {
+      connection.destroy(error);
+    } finally {
+      clearTimeout(limit);
+      this.settled();
+    }
+  }
+
+  /** Ends it at once, whatever the connection is busy with, by closing it. A record under way tells how it ended. */
+  abort(cause: Error): void {
+    const { transaction } = this;
+    if (this.over) {
+      return;
+    }
+    this.abortedBecause = cause;
+    this.controller?.abort(cause);
+    transaction.state = 'rolled back';
+    transaction.connection.destroy(cause);
+    this.aborted.reject(cause);
+    if (!this.recording) {
+      this.over = true;
+      this.settled();
+    }
+  }
+
+  private send(record: NewRecord, undoWrites: boolean): Promise<void> {
+    failpoint('record: sending');
+    this.sent = true;
+    const recorded = this.store.record(this.transaction.connection.client, record, undoWrites);
+    failpoint('record: sent');
+    return recorded;
+  }
+
+  private explain(error: unknown): RecordResult {
+    if (error instanceof KeyAlreadyRecordedError) {
+      return 'lost';
+    }
+    if (error instanceof IdempotencyException && !this.sent) {
+      throw error;
+    }
+    if (error instanceof TransactionEndedByHandlerError) {
+      throw new IdempotencyTransactionFailedException(
+        'The handler ended the transaction of its request by a statement of its own, so the response could not be recorded with its writes.',
+        { cause: error },
+      );
+    }
+    if (this.sent && !isDefiniteFailure(error)) {
+      return 'unanswered';
+    }
+    throw recordFailure(error);
+  }
+}
+
+/** The answer to a transaction that PostgreSQL refused to commit. */
+function recordFailure(error: unknown): IdempotencyException {
+  const options = { cause: error };
+  const code = sqlStateOf(error);
+  if (isRetryable(error)) {
+    return new IdempotencyConflictException(options);
+  }
+  if (code === SQLSTATE.inFailedSqlTransaction) {
+    return new IdempotencyTransactionFailedException(
+      'A statement of the handler failed and the handler went on: the transaction could only be rolled back. Let the error through, or put the statement that may fail into a DataSource.transaction() of its own.',
+      options,
+    );
+  }
+  if (code?.startsWith('23') || code === 'P0001') {
+    return new IdempotencyTransactionFailedException(
+      'A deferred constraint or trigger refused the writes of the handler when they were to be committed.',
+      options,
+    );
+  }
+  return new IdempotencyStoreUnavailableException(
+    'The response could not be recorded, so the operation was rolled back.',
+    options,
+  );
+}
