@@ -386,9 +386,9 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
     let failures = 1;
     scripts['order'] = async (context) => {
       const id = await context.transaction('write', async (manager) => {
-        const { id } = await manager.save(Effect, { label: 'by the manager' });
+        const saved = await manager.save(Effect, { label: 'by the manager' });
         await test.dataSource.getRepository(Effect).save({ label: 'by a repository' });
-        return id;
+        return saved.id;
       });
       if (failures-- > 0) throw new Error('once more');
       return id;
