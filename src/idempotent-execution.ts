@@ -255,7 +255,7 @@ export class IdempotentExecution {
   private verdictOn({ status, byHandler }: HeldResponse): Verdict {
     const failedAfterItsAnswer = this.state === 'failed' && byHandler; // that answer is not the error's
     const givenUp = this.state === 'failed' && this.claim.isAborted;
-    if (status >= 500 || failedAfterItsAnswer || givenUp) {
+    if (status >= 500 || failedAfterItsAnswer || givenUp || this.answer.isProblem(status)) {
       return 'roll back';
     }
     const failedFurtherOut = status >= 400 && !byHandler && status !== this.statusAtReturn;

@@ -42,6 +42,11 @@ export class HeldAnswer {
     this.exchange.announceProblem(exception);
   }
 
+  /** Whether an answer of `status` is a problem of the protocol, which tells of a request and is none's outcome. */
+  isProblem(status: number): boolean {
+    return this.exchange.isProblem(status);
+  }
+
   /** Sends what was held. */
   letGo(): void {
     this.give(() => this.recorder.letGo());

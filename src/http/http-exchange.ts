@@ -27,8 +27,8 @@ interface FrameworkResponse {
 
 const attempts = new WeakMap<IncomingMessage, number>();
 
-/** How to take back the headers of the problem that was announced last, for each response that has some. */
-const withdrawals = new WeakMap<ServerResponse, () => void>();
+/** The problem that was announced last on a response, and how to take its headers back. */
+const announced = new WeakMap<ServerResponse, { status: number; withdraw: () => void }>();
 
 /** Node's own request and response, below the framework's: Fastify wraps them, Express extends them. */
 export class HttpExchange {
@@ -141,7 +141,12 @@ export class HttpExchange {
       ['Link', links === undefined ? link : [links, link].flat().map(String)],
       ...(retryAfterSeconds === undefined ? [] : [['Retry-After', String(retryAfterSeconds)] as const]),
     ]);
-    withdrawals.set(response, withdraw);
+    announced.set(response, { status: exception.getStatus(), withdraw });
+  }
+
+  /** Whether an answer of `status` is the library's own problem rather than the handler's or the application's. */
+  isProblem(status: number): boolean {
+    return announced.get(this.response)?.status === status;
   }
 
   /** For a request that is handled anew: an outer interceptor may try again after a problem. */
@@ -151,8 +156,8 @@ export class HttpExchange {
 }
 
 function withdrawProblem(response: ServerResponse): void {
-  withdrawals.get(response)?.();
-  withdrawals.delete(response);
+  announced.get(response)?.withdraw();
+  announced.delete(response);
 }
 
 /**

@@ -11,8 +11,8 @@ export class LeaseHold {
   private readonly controller = new AbortController();
   /** By this process' own monotonic clock, and never later than by the database's: counted from before it was asked. */
   private heldUntil: number;
-  private lost = false;
   private stopped = false;
+  private cancelledBecause: Error | undefined;
   private timer: NodeJS.Timeout | undefined;
   private renewing: Promise<unknown> = Promise.resolve();
 
@@ -36,27 +36,28 @@ export class LeaseHold {
   /**
    * Makes sure before an effect that the lease is still held: a process that was frozen for a while finds out here.
    *
-   * @throws IdempotencyLeaseLostException when another attempt has taken over
+   * @throws IdempotencyLeaseLostException when another attempt has taken over, or why the request was given up
    */
   async ensure(): Promise<void> {
-    if (!this.lost && performance.now() >= this.heldUntil) {
-      await this.renew();
+    if (this.cancelledBecause !== undefined) {
+      throw this.cancelledBecause;
     }
-    if (this.lost) {
-      throw new IdempotencyLeaseLostException();
+    if (performance.now() >= this.heldUntil && !(await this.renew())) {
+      throw this.lose();
     }
   }
 
   /** Another attempt has the lease. */
   lose(): IdempotencyLeaseLostException {
     const error = new IdempotencyLeaseLostException();
-    this.lost = true;
     this.cancel(error);
     return error;
   }
 
-  /** Tells the handler to stop. */
+  /** Tells the handler to stop: its lease is left to expire, and its steps are refused. */
   cancel(reason: Error): void {
+    this.stopped = true;
+    this.cancelledBecause ??= reason;
     clearTimeout(this.timer);
     this.controller.abort(reason);
   }
@@ -82,32 +83,37 @@ export class LeaseHold {
   private schedule(): void {
     const { leaseMs } = this.options;
     clearTimeout(this.timer);
-    if (this.stopped || this.lost) {
+    if (this.stopped) {
       return;
     }
     this.timer = setTimeout(() => {
-      this.renewing = this.renew().then(
-        () => this.schedule(),
-        () => {
-          if (performance.now() >= this.heldUntil) {
-            this.controller.abort(new IdempotencyLeaseLostException()); // others may have it by now
-          }
-          this.schedule();
-        },
-      );
+      this.renewing = this.renewInTime();
     }, leaseMs / RENEWALS_A_LEASE);
     this.timer.unref();
   }
 
-  private async renew(): Promise<void> {
+  private async renewInTime(): Promise<void> {
+    try {
+      if (!(await this.renew()) && !this.stopped) {
+        this.lose();
+      }
+    } catch {
+      if (performance.now() >= this.heldUntil) {
+        this.controller.abort(new IdempotencyLeaseLostException()); // others may have it by now
+      }
+    }
+    this.schedule();
+  }
+
+  /** False when another attempt has it. */
+  private async renew(): Promise<boolean> {
     const { leaseMs, ttlMs } = this.options;
     const askedAt = performance.now();
     failpoint('lease: renewing');
     const held = await this.connections.run((client) => this.store.renew(client, this.holder, leaseMs, ttlMs));
     if (held) {
       this.heldUntil = askedAt + leaseMs;
-    } else if (!this.stopped) {
-      this.lose();
     }
+    return held;
   }
 }

@@ -524,6 +524,18 @@ class Handlers {
     return { run };
   }
 
+  /** With `storeErrors` its key stays claimed until it is answered: the second run finds the first in flight. */
+  @Post('outer-retries-stored-errors')
+  @Idempotent({ storeErrors: () => true })
+  @UseInterceptors(outer((handled) => handled.pipe(retry(1))))
+  async outerRetriesStoredErrors(@Body() { label }: Labelled) {
+    await this.ledger.write(label);
+    if (broken) {
+      throw new ConflictException('of its own');
+    }
+    return { label };
+  }
+
   @Post('outer-tries-later')
   @Idempotent()
   @UseInterceptors(
@@ -817,6 +829,16 @@ describe.each(ADAPTERS)('what becomes of a request, on %s', (adapter) => {
       expect(await send('store-errors', { status: 402 })).toEqual(replayOf(failed));
       expect([await effects('store-errors'), await isStored('store-errors')]).toEqual([0, true]);
       expect(notes.get('store-errors')).toEqual(['ran']);
+    });
+
+    it('does not store a problem that tells of the very request', async () => {
+      const [one, two] = [await send('outer-retries-stored-errors'), await send('outer-retries-stored-errors')];
+      for (const answer of [one, two]) {
+        expect(answer.status).toBe(409);
+        expect(json(answer)).toMatchObject({ type: 'urn:nestjs-idempotency:request-in-flight' });
+        expect(lines(answer, 'Idempotency-Replayed')).toEqual([]);
+      }
+      await expectRolledBack('outer-retries-stored-errors');
     });
 
     it.each([409, 500, 503])('does not store an error of %d, whatever it says of that', async (status) => {

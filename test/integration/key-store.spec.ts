@@ -1,6 +1,4 @@
 import { randomBytes, randomUUID } from 'node:crypto';
-import { once } from 'node:events';
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
 import { DataSource } from 'typeorm';
@@ -15,6 +13,7 @@ import {
 import type { FoundKey, StoredHeader, StoredResponse } from '../../src/persistence/shared-statements.js';
 import { isDefiniteFailure, sqlStateOf } from '../../src/persistence/sqlstate.js';
 import { StatementRunner } from '../../src/persistence/statement-runner.js';
+import { CountingProxy } from '../support/counting-proxy.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { waitFor } from '../support/wait-for.js';
 
@@ -780,49 +779,12 @@ describe('a purge', () => {
   });
 });
 
-/** Counts how often the client speaks after the server has: round trips, as a network sees them. */
-async function countingProxy(): Promise<{ pool: Pool; flights: () => number }> {
-  const target = new URL(database.url);
-  let flights = 0;
-  const sockets: Socket[] = [];
-  const proxy = createServer((client) => {
-    const server = connect(Number(target.port), target.hostname);
-    sockets.push(client, server);
-    let spoke: 'client' | 'server' = 'server';
-    client.on('data', (bytes) => {
-      if (spoke === 'server') flights++;
-      spoke = 'client';
-      server.write(bytes);
-    });
-    server.on('data', (bytes) => {
-      spoke = 'server';
-      client.write(bytes);
-    });
-    client.on('close', () => server.destroy());
-    server.on('close', () => client.destroy());
-    for (const socket of [client, server]) socket.on('error', () => undefined);
-  }).listen(0, '127.0.0.1');
-  await once(proxy, 'listening');
-  const url = new URL(database.url);
-  url.port = String((proxy.address() as AddressInfo).port);
-  const through = new Pool({ connectionString: url.href, max: 1 });
-  undo.push(() => {
-    for (const socket of sockets) socket.destroy();
-    proxy.close();
-  });
-  undo.push(() => through.end());
-  return { pool: through, flights: () => flights };
-}
-
 describe('on the wire', () => {
   it('a claim is one round trip and so is a record, whatever they carry, prepared yet or not', async () => {
-    const proxy = await countingProxy();
+    const proxy = await CountingProxy.start(database.url);
+    undo.push(() => proxy.stop());
     const client = await session(proxy.pool);
-    const count = async (work: () => Promise<unknown>): Promise<number> => {
-      const before = proxy.flights();
-      await work();
-      return proxy.flights() - before;
-    };
+    const count = (work: () => Promise<unknown>) => proxy.count(work);
 
     for (const [key, savepoint] of [
       ['first', false],
@@ -852,14 +814,12 @@ describe('on the wire', () => {
   });
 
   it('a request takes two round trips beside its own statements, fewer than a transaction of TypeORM', async () => {
-    const proxy = await countingProxy();
-    const { connectionString } = proxy.pool.options;
-    const dataSource = await new DataSource({ type: 'postgres', url: connectionString!, poolSize: 1 }).initialize();
+    const proxy = await CountingProxy.start(database.url);
+    undo.push(() => proxy.stop());
+    const dataSource = await new DataSource({ type: 'postgres', url: proxy.url, poolSize: 1 }).initialize();
     undo.push(() => dataSource.destroy());
     const insert = `insert into effects (label) values ('x')`;
-    const before = proxy.flights();
-    await dataSource.transaction((manager) => manager.query(insert));
-    expect(proxy.flights() - before).toBe(3);
+    expect(await proxy.count(() => dataSource.transaction((manager) => manager.query(insert)))).toBe(3);
   });
 });
 

@@ -496,7 +496,7 @@ describe('the table', () => {
   }
 
   beforeEach(async () => {
-    await queryOn(database.url, 'drop table idempotency_keys');
+    await queryOn(database.url, 'drop table idempotency_keys, idempotency_steps');
   });
 
   it.each([

@@ -226,6 +226,7 @@ describe('the PostgreSQL launcher', () => {
     const program = runProgram('stay');
     await waitFor(() => unfinished().some((name) => existsSync(join(base, name, 'data', 'PG_VERSION'))), {
       what: 'initdb to be at work',
+      timeoutMs: 30_000,
     });
     await kill(program);
     expect(existsSync(dataDir)).toBe(false);

@@ -1,0 +1,319 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { Pool, type PoolClient } from 'pg';
+import { KeyStore } from '../../src/persistence/key-store.js';
+import {
+  FencedOffError,
+  type Holder,
+  type LeaseRequest,
+  type LeaseResult,
+  LeaseStore,
+  type NewStep,
+} from '../../src/persistence/lease-store.js';
+import { CountingProxy } from '../support/counting-proxy.js';
+import { createTestDatabase, type TestDatabase } from '../support/database.js';
+import { waitFor } from '../support/wait-for.js';
+
+const TTL_MS = 60_000;
+const LEASE_MS = 30_000;
+
+let database: TestDatabase;
+let pool: Pool;
+let store: LeaseStore;
+let undo: (() => unknown)[];
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+  pool = new Pool({ connectionString: database.url, max: 30 });
+  await pool.query('create table effects (label text)');
+});
+
+beforeEach(async () => {
+  undo = [];
+  store = new LeaseStore();
+  await pool.query('truncate idempotency_keys, idempotency_steps, effects');
+});
+
+afterEach(async () => {
+  for (const step of undo.toReversed()) await step();
+});
+
+afterAll(async () => {
+  await pool.end();
+  await database.drop();
+});
+
+async function session(from = pool): Promise<PoolClient> {
+  const client = await from.connect();
+  undo.push(() => client.release(true));
+  return client;
+}
+
+function requestFor(key: string, overrides: Partial<LeaseRequest> = {}): LeaseRequest {
+  return {
+    scope: '',
+    key,
+    claimId: randomUUID(),
+    fingerprint: Buffer.alloc(32, 7),
+    fingerprintVersion: 1,
+    method: 'POST',
+    path: '/charges',
+    leaseMs: LEASE_MS,
+    ttlMs: TTL_MS,
+    resumes: true,
+    ...overrides,
+  };
+}
+
+const recordFor = (holder: Holder) => ({
+  ...requestFor(holder.key),
+  ...holder,
+  status: 201,
+  headers: [],
+  body: Buffer.from('done'),
+  bodyBytes: 4,
+});
+
+const stepFor = (holder: Holder, name: string, position = 1): NewStep => ({
+  ...holder,
+  name,
+  position,
+  attempt: 1,
+  outcome: '{"returned":1}',
+});
+
+const claim = async (request: LeaseRequest): Promise<LeaseResult> => store.claim(await session(), request);
+
+async function claimed(key: string, overrides?: Partial<LeaseRequest>): Promise<LeaseRequest> {
+  const request = requestFor(key, overrides);
+  expect((await claim(request)).kind).toBe('claimed');
+  return request;
+}
+
+const query = async (sql: string, values: unknown[] = []) =>
+  (await pool.query<Record<string, unknown>>(sql, values)).rows;
+const queryable = { query };
+const expireLease = () => query(`update idempotency_keys set lease_expires_at = clock_timestamp()`);
+const stepNames = async () =>
+  (await query('select name from idempotency_steps order by position')).map((row) => row['name']);
+
+describe('a claim', () => {
+  it('is committed, with a lease and a time to live that begins behind it', async () => {
+    await claimed('k');
+    const [row] = await query(
+      `select attempt, execution_id = claim_id as first, response_status,
+         round(extract(epoch from lease_expires_at - created_at) * 1000)::int as lease,
+         round(extract(epoch from expires_at - lease_expires_at) * 1000)::int as ttl from idempotency_keys`,
+    );
+    expect(row).toEqual({ attempt: 1, first: true, response_status: null, lease: LEASE_MS, ttl: TTL_MS });
+  });
+
+  it('is found again by the same request, whose answer was lost', async () => {
+    const request = await claimed('k');
+    expect(await claim(request)).toEqual({ kind: 'claimed', attempt: 1, steps: [] });
+    expect(await claim(requestFor('k'))).toMatchObject({ kind: 'unfinished', claim: { state: 'running' } });
+  });
+
+  it('of twenty at once is given to one, in 50 rounds', async () => {
+    const clients = await Promise.all(Array.from({ length: 20 }, () => session()));
+    for (let round = 0; round < 50; round++) {
+      const results = await Promise.all(clients.map((client) => store.claim(client, requestFor(`k${round}`))));
+      expect(results.filter(({ kind }) => kind === 'claimed')).toHaveLength(1);
+    }
+  });
+
+  it('of twenty at once takes over once, in 50 rounds', async () => {
+    const clients = await Promise.all(Array.from({ length: 20 }, () => session()));
+    await claimed('k');
+    for (let attempt = 2; attempt <= 51; attempt++) {
+      await expireLease();
+      const results = await Promise.all(clients.map((client) => store.claim(client, requestFor('k'))));
+      expect(results.filter(({ kind }) => kind === 'claimed')).toEqual([{ kind: 'claimed', attempt, steps: [] }]);
+    }
+  });
+
+  it('takes over what was released or has expired, with its steps, and keeps the operation', async () => {
+    const first = await claimed('k');
+    await store.addStep(await session(), stepFor(first, 'a'));
+    await store.release(await session(), first, TTL_MS);
+    const step = { name: 'a', position: 1, outcome: { returned: 1 } };
+    expect(await claim(requestFor('k'))).toEqual({ kind: 'claimed', attempt: 2, steps: [step] });
+    await expireLease();
+    expect(await claim(requestFor('k'))).toEqual({ kind: 'claimed', attempt: 3, steps: [step] });
+    expect(await query('select execution_id from idempotency_keys')).toEqual([{ execution_id: first.claimId }]);
+  });
+
+  it('takes over nothing of another request, nor where a person has to decide', async () => {
+    await claimed('k', { resumes: false });
+    expect(await query('select expires_at::text from idempotency_keys')).toEqual([{ expires_at: 'infinity' }]);
+    await expireLease();
+    expect(await claim(requestFor('k', { resumes: false }))).toMatchObject({ claim: { state: 'interrupted' } });
+    expect(await claim(requestFor('k', { fingerprint: Buffer.alloc(32) }))).toMatchObject({ kind: 'unfinished' });
+    expect(await claim(requestFor('k', { fingerprintVersion: 2 }))).toMatchObject({ kind: 'unfinished' });
+    expect(await claim(requestFor('k'))).toMatchObject({ kind: 'claimed', attempt: 2 });
+  });
+
+  it('begins anew where the key has expired', async () => {
+    const first = await claimed('k');
+    await store.addStep(await session(), stepFor(first, 'a'));
+    await query(`update idempotency_keys set created_at = created_at - interval '1 day',
+      lease_expires_at = clock_timestamp() - interval '1 hour', expires_at = clock_timestamp()`);
+    const second = await claimed('k', { fingerprint: Buffer.alloc(32) });
+    expect(await query('select attempt, execution_id from idempotency_keys')).toEqual([
+      { attempt: 1, execution_id: second.claimId },
+    ]);
+    expect(await claim(second)).toEqual({ kind: 'claimed', attempt: 1, steps: [] });
+  });
+
+  it('respects a request in transaction mode, which has no row yet', async () => {
+    const keys = new KeyStore();
+    const client = await session();
+    const running = { scope: '', key: 'k', claimId: randomUUID(), transactionTimeoutMs: 60_000 };
+    await keys.claim(client, { ...running, isolation: undefined, savepoint: false });
+    expect(await claim(requestFor('k'))).toEqual({ kind: 'in flight' });
+    await keys.rollback(client);
+    await claimed('k');
+    expect(await keys.claim(client, { ...running, isolation: undefined, savepoint: false })).toMatchObject({
+      kind: 'unfinished',
+    });
+  });
+
+  it('of a key that is taken leaves its row alone', async () => {
+    const request = await claimed('k');
+    const version = () => query('select xmin::text, xmax::text, ctid::text from idempotency_keys');
+    const running = await version();
+    await claim(requestFor('k'));
+    expect(await version()).toEqual(running);
+    await store.record(await session(), recordFor(request));
+    const recorded = await version();
+    expect((await claim(requestFor('k'))).kind).toBe('completed');
+    expect(await version()).toEqual(recorded);
+  });
+});
+
+describe('a holder that was replaced', () => {
+  let former: LeaseRequest;
+
+  beforeEach(async () => {
+    former = await claimed('k');
+    await expireLease();
+    await claimed('k');
+  });
+
+  it('can neither renew nor record nor release nor withdraw', async () => {
+    const before = await query('select * from idempotency_keys');
+    const client = await session();
+    expect(await store.renew(client, former, LEASE_MS, TTL_MS)).toBe(false);
+    expect(await store.record(client, recordFor(former))).toBe(false);
+    await store.release(client, former, TTL_MS);
+    await store.withdraw(client, former);
+    expect(await query('select * from idempotency_keys')).toEqual(before);
+  });
+
+  it('can add no step, alone or with its writes', async () => {
+    await expect(store.addStep(await session(), stepFor(former, 'a'))).rejects.toThrow(FencedOffError);
+    const client = await session();
+    await store.begin(client, former, undefined, 60_000);
+    await client.query(`insert into effects values ('lost')`);
+    await expect(store.commitStep(client, stepFor(former, 'a'))).rejects.toThrow(FencedOffError);
+    await client.query('rollback');
+    await expect(store.begin(await session(), former, 'SERIALIZABLE', 60_000)).rejects.toThrow(FencedOffError);
+    expect([await stepNames(), await query('select * from effects')]).toEqual([[], []]);
+  });
+});
+
+describe('a step', () => {
+  it('may be offered twice', async () => {
+    const holder = await claimed('k');
+    const client = await session();
+    await store.addStep(client, stepFor(holder, 'a'));
+    await store.addStep(client, stepFor(holder, 'a'));
+    expect(await stepNames()).toEqual(['a']);
+  });
+
+  it('keeps a takeover out until it is committed: the next attempt sees it', async () => {
+    await query(`create or replace function wait_for_gate() returns trigger language plpgsql as
+      $$ begin perform pg_advisory_xact_lock(42); return null; end $$`);
+    await query(`create constraint trigger gate after insert on idempotency_steps deferrable initially deferred
+      for each row execute function wait_for_gate()`);
+    undo.push(() => query('drop trigger gate on idempotency_steps'));
+    const waits = async (client: PoolClient, event: string): Promise<void> => {
+      const { processID } = client as unknown as { processID: number };
+      const isWaiting = `select from pg_stat_activity where pid = $1 and wait_event = $2`;
+      await waitFor(async () => (await query(isWaiting, [processID, event])).length > 0, { what: `the ${event} lock` });
+    };
+
+    const holder = await claimed('k', { leaseMs: 100 });
+    const [gate, client, taker] = [await session(), await session(), await session()];
+    await gate.query('select pg_advisory_lock(42)');
+    const added = store.addStep(client, stepFor(holder, 'a'));
+    await waits(client, 'advisory');
+    const hasExpired = 'select from idempotency_keys where lease_expires_at <= clock_timestamp()';
+    await waitFor(async () => (await query(hasExpired)).length > 0, { what: 'the lease to expire' });
+    const takeover = store.claim(taker, requestFor('k'));
+    await waits(taker, 'transactionid');
+    await gate.query('select pg_advisory_unlock(42)');
+    await added;
+    expect(await takeover).toMatchObject({ kind: 'claimed', attempt: 2, steps: [{ name: 'a' }] });
+  });
+
+  it('is not kept when a deferred constraint refuses the writes', async () => {
+    await query('create table if not exists referred (id int primary key)');
+    await query('create table if not exists referring (id int references referred deferrable initially deferred)');
+    const holder = await claimed('k');
+    const client = await session();
+    await store.begin(client, holder, undefined, 60_000);
+    await client.query('insert into referring values (1)');
+    await expect(store.commitStep(client, stepFor(holder, 'a'))).rejects.toMatchObject({ code: '23503' });
+    await client.query('rollback');
+    expect(await stepNames()).toEqual([]);
+  });
+
+  it('goes with the record, and with a key that is no more', async () => {
+    const [one, two, three] = [await claimed('one'), await claimed('two'), await claimed('three')];
+    for (const holder of [one, two, three]) await store.addStep(await session(), stepFor(holder, holder.key));
+    expect(await store.record(await session(), recordFor(one))).toBe(true);
+    expect(await stepNames()).toEqual(expect.arrayContaining(['two', 'three']));
+    expect(await stepNames()).toHaveLength(2);
+    await new KeyStore().forget(queryable, { scope: '', key: 'two' });
+    expect(await store.purgeSteps(queryable, 10)).toBe(1);
+    expect(await stepNames()).toEqual(['three']);
+  });
+});
+
+describe('on the wire', () => {
+  it('claim, step, renewal and record are one round trip each', async () => {
+    const proxy = await CountingProxy.start(database.url);
+    undo.push(() => proxy.stop());
+    const client = await session(proxy.pool);
+    for (const key of ['first', 'prepared by now']) {
+      const holder = requestFor(key);
+      expect(await proxy.count(() => store.claim(client, holder))).toBe(1);
+      expect(await proxy.count(() => store.addStep(client, stepFor(holder, 'a')))).toBe(1);
+      expect(await proxy.count(() => store.renew(client, holder, LEASE_MS, TTL_MS))).toBe(1);
+      expect(await proxy.count(() => store.begin(client, holder, undefined, 60_000))).toBe(1);
+      expect(await proxy.count(() => store.commitStep(client, stepFor(holder, 'b', 2)))).toBe(1);
+      expect(await proxy.count(() => store.record(client, recordFor(holder)))).toBe(1);
+      expect(await proxy.count(() => store.claim(client, requestFor(key)))).toBe(1);
+    }
+  });
+});
+
+describe('an operator', () => {
+  it('resolves and releases what nobody holds, once', async () => {
+    const response = { status: 200, headers: [], body: Buffer.from('by hand') };
+    const newHolder = (): Holder => ({ scope: '', key: 'k', claimId: randomUUID() });
+    const first = await claimed('k');
+    await store.addStep(await session(), stepFor(first, 'a'));
+    expect(await store.resolve(queryable, newHolder(), response, TTL_MS)).toBe(false);
+    expect(await store.releaseAbandoned(queryable, newHolder(), TTL_MS)).toBe(false);
+
+    await expireLease();
+    expect(await store.releaseAbandoned(queryable, newHolder(), TTL_MS)).toBe(true);
+    expect(await store.renew(await session(), first, LEASE_MS, TTL_MS)).toBe(false);
+    expect(await store.resolve(queryable, newHolder(), response, TTL_MS)).toBe(true);
+    expect(await store.resolve(queryable, newHolder(), response, TTL_MS)).toBe(false);
+    expect(await claim(requestFor('k'))).toMatchObject({ kind: 'completed', response: { body: response.body } });
+    expect(await stepNames()).toEqual([]);
+  });
+});
