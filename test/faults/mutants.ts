@@ -28,11 +28,12 @@ interface Change {
   to: string;
 }
 
-const CLAIM = 'src/claim.ts';
+const CLAIM = 'src/transaction-claim.ts';
 const CLAIM_SERVICE = 'src/claim.service.ts';
 const EXECUTION = 'src/idempotent-execution.ts';
 const INTERCEPTOR = 'src/idempotency.interceptor.ts';
 const KEY_STORE = 'src/persistence/key-store.ts';
+const SHARED_STATEMENTS = 'src/persistence/shared-statements.ts';
 const AMBIENT = 'src/persistence/ambient-transactions.ts';
 const RECORDED_RESPONSE = 'src/http/recorded-response.ts';
 const HTTP_EXCHANGE = 'src/http/http-exchange.ts';
@@ -95,26 +96,22 @@ export const MUTANTS: readonly Mutant[] = [
       },
       { file: KEY_STORE, from: INSERT_ARBITER, to: 'created_at = excluded.created_at,' },
       // In one process the map of running keys would hide it.
-      { file: CLAIM_SERVICE, from: 'this.running.set(name, running.promise);', to: '' },
+      { file: CLAIM_SERVICE, from: 'this.running.set(name, running);', to: '' },
     ],
   },
   {
     name: 'fingerprint ignored',
     expected: ['changed payload accepted'],
-    changes: [{ file: CLAIM_SERVICE, from: '!stored.fingerprint.equals(request.fingerprint)', to: 'false' }],
+    changes: [{ file: CLAIM_SERVICE, from: '!fingerprint.equals(request.fingerprint)', to: 'false' }],
   },
   {
     name: "expiry by the application's clock",
     expected: ['effect doubled', 'record replaced'],
     changes: [
       {
-        file: KEY_STORE,
-        from: `extract(epoch from created_at) * 1000
-        from \${table}
-        where scope = $1::text and key = $2::text and expires_at > clock_timestamp()`,
-        to: `extract(epoch from created_at) * 1000
-        from \${table}
-        where scope = $1::text and key = $2::text and expires_at > $3::timestamptz`,
+        file: SHARED_STATEMENTS,
+        from: 'where scope = $1::text and key = $2::text and expires_at > clock_timestamp()',
+        to: 'where scope = $1::text and key = $2::text and expires_at > $3::timestamptz',
       },
       {
         file: KEY_STORE,
@@ -146,13 +143,13 @@ export const MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: KEY_STORE,
-        from: "if (row !== undefined) {\n      return { kind: 'completed'",
-        to: "if (row !== undefined && row[5] !== null) {\n      return { kind: 'completed'",
+        from: 'if (row !== undefined) {\n      return foundKeyOf(row)',
+        to: 'if (row !== undefined && row[5] !== null) {\n      return foundKeyOf(row)',
       },
       {
         file: KEY_STORE,
-        from: 'return row === undefined ? undefined : storedResponseOf(row);',
-        to: 'return row === undefined || row[5] === null ? undefined : storedResponseOf(row);',
+        from: 'return row === undefined ? undefined : foundKeyOf(row);',
+        to: 'return row === undefined || row[5] === null ? undefined : foundKeyOf(row);',
       },
       {
         file: KEY_STORE,
@@ -165,7 +162,9 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'synchronous_commit left off',
     expected: ['answer without record', 'answer without effect', 'replay differs'],
     faults: { postgres: true },
-    changes: [{ file: KEY_STORE, from: "then set_config('synchronous_commit', 'on', true) end", to: 'then null end' }],
+    changes: [
+      { file: SHARED_STATEMENTS, from: "then set_config('synchronous_commit', 'on', true) end`", to: 'then null end`' },
+    ],
   },
   {
     name: 'COMMIT believed whatever its tag',
@@ -269,7 +268,7 @@ export const MUTANTS: readonly Mutant[] = [
     expected: ['replay differs'],
     changes: [
       {
-        file: KEY_STORE,
+        file: SHARED_STATEMENTS,
         from: "body: body === null ? null : Buffer.from(body, 'hex'),",
         to: "body: body === null ? null : Buffer.from(Buffer.from(body, 'hex').toString('ascii')),",
       },
