@@ -336,6 +336,10 @@ export class IdempotentExecution {
 
   /** The handler's error as the exception filters get it. */
   private translate(error: unknown): unknown {
+    if (error instanceof IdempotencyException) {
+      this.answer.announce(this.around.dress(error)); // a step's: the lease is lost, or the store out of reach
+      return error;
+    }
     if (error instanceof HttpException) {
       return error;
     }

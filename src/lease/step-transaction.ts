@@ -40,7 +40,9 @@ export class StepTransaction {
   ): Promise<string> {
     const { store, options } = this;
     const limitMs = options.timeoutMs + TRANSACTION_TIMEOUT_SLACK_MS;
-    const { connection } = await this.connections.ask((client) => store.begin(client, step, isolation, limitMs));
+    const { connection } = await this.connections
+      .ask((client) => store.begin(client, step, isolation, limitMs))
+      .catch(cannotBegin);
     const transaction = new AmbientTransaction(
       this.connections.transactions,
       connection,
@@ -56,6 +58,7 @@ export class StepTransaction {
       connection.release();
       return outcome;
     } catch (error) {
+      const { broken } = connection;
       if (committing) {
         transaction.state = 'rolled back';
         connection.destroy(error);
@@ -65,6 +68,11 @@ export class StepTransaction {
       if (committing && !isDefiniteFailure(error) && !(error instanceof FencedOffError)) {
         // Whether it took place is for the next attempt to see: its claim waits for the end of this transaction.
         throw new IdempotencyStoreUnavailableException('The connection was lost while a step was committed.', {
+          cause: error,
+        });
+      }
+      if (broken && !committing) {
+        throw new IdempotencyStoreUnavailableException('The connection to the database was lost in a step.', {
           cause: error,
         });
       }
@@ -84,4 +92,13 @@ export class StepTransaction {
       clearTimeout(limit);
     }
   }
+}
+
+/** @throws FencedOffError, IdempotencyStoreUnavailableException, or what the server itself objects to */
+function cannotBegin(error: unknown): never {
+  throw error instanceof FencedOffError ||
+    error instanceof IdempotencyStoreUnavailableException ||
+    isDefiniteFailure(error)
+    ? error
+    : new IdempotencyStoreUnavailableException('The transaction of a step could not be begun.', { cause: error });
 }

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import {
   BadRequestException,
   Body,
@@ -497,6 +498,51 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
     gate.resolve();
     expect((await first).status).toBe(409);
     expect(provider).toEqual([]);
+  });
+
+  it('answers with the problem when the handler lets it through', async () => {
+    begin();
+    const entered = deferred();
+    scripts['pay'] = async (context) => {
+      entered.resolve();
+      await new Promise((resolve) => context.signal.addEventListener('abort', resolve));
+      return context.step('charge', () => call('charge'));
+    };
+    const first = test.post('/run/pay', 'k');
+    await entered.promise;
+    await queryOn(test.databaseUrl, `update idempotency_keys set claim_id = gen_random_uuid() where key = 'k'`);
+    const answer = await first;
+    expect([answer.status, headerOf(answer, 'content-type'), headerOf(answer, 'retry-after')]).toEqual([
+      409,
+      'application/problem+json; charset=utf-8',
+      '1',
+    ]);
+    expect(JSON.parse(answer.body.toString()).type).toBe('urn:nestjs-idempotency:lease-lost');
+  });
+
+  it('answers 503 when the connection of a transaction step breaks, and goes on in a retry', async () => {
+    begin();
+    let breaks = 1;
+    scripts['order'] = async (context) => {
+      await context.step('charge', () => call('charge'));
+      return context.transaction('write', async (manager) => {
+        if (breaks-- > 0) {
+          const [session] = (await manager.query('select pg_backend_pid() as pid')) as { pid: number }[];
+          await queryOn(test.databaseUrl, 'select pg_terminate_backend($1)', [session!.pid]);
+          await delay(100); // it is noticed while nothing is asked of it
+        }
+        await manager.save(Effect, { label: 'written' });
+        return 'done';
+      });
+    };
+    const first = await test.post('/run/order', 'k');
+    expect([first.status, headerOf(first, 'content-type'), headerOf(first, 'retry-after')]).toEqual([
+      503,
+      'application/problem+json; charset=utf-8',
+      '2',
+    ]);
+    expect((await test.post('/run/order', 'k')).status).toBe(201);
+    expect([provider, await effects()]).toEqual([['charge'], ['written']]);
   });
 
   it('of two takers lets one go on', async () => {
