@@ -1,6 +1,8 @@
 import { type ClientRequest, request as httpRequest } from 'node:http';
+import type { Decision } from './app/protocol.js';
 import type { Answer, KeyHistory, Purpose } from './history.js';
 import type { Instance } from './instance.js';
+import { routeOf } from './routes.js';
 
 /** Longer than any answer may take: the library gives a claim up after 5 s. */
 const CLIENT_TIMEOUT_MS = 12_000;
@@ -23,30 +25,40 @@ export async function send(
 ): Promise<Answer | undefined> {
   const exchange = history.begin(purpose, instance.name, attempt);
   const amount = history.amount + (purpose === 'changed payload' ? 1 : 0);
-  const body = Buffer.from(JSON.stringify({ amount, failures: history.failures }));
+  const path = `/${routeOf(history.route).lease === true ? 'lease' : 'pay'}/${history.route}`;
+  const headers = { 'Idempotency-Key': `"${history.key}"`, 'X-Attempt': String(attempt) };
   try {
-    exchange.answer = await receive(
-      httpRequest({
-        agent: instance.agent,
-        host: '127.0.0.1',
-        port: instance.port,
-        method: 'POST',
-        path: `/pay/${history.route}`,
-        headers: {
-          'Content-Type': 'application/json',
-          'Content-Length': body.length,
-          'Idempotency-Key': `"${history.key}"`,
-          'X-Attempt': String(attempt),
-        },
-      }),
-      body,
-      abortAfterMs,
-    );
+    exchange.answer = await post(instance, path, { amount, failures: history.failures }, headers, abortAfterMs);
   } catch (error) {
     exchange.unknown = (error as Error).message;
   }
   exchange.answeredAt = performance.now();
   return exchange.answer;
+}
+
+/** Has an operator decide what becomes of the key; whether that took place, its next answer tells. */
+export async function decide(instance: Instance, history: KeyHistory, decision: Decision): Promise<void> {
+  history.decisions.push({ decision, sentAt: performance.now() });
+  await post(instance, `/operator/${decision}`, { key: history.key }).catch(() => undefined);
+}
+
+function post(
+  { agent, port }: Instance,
+  path: string,
+  content: object,
+  headers: Record<string, string> = {},
+  abortAfterMs?: number,
+): Promise<Answer> {
+  const body = Buffer.from(JSON.stringify(content));
+  const request = httpRequest({
+    agent,
+    host: '127.0.0.1',
+    port,
+    method: 'POST',
+    path,
+    headers: { 'Content-Type': 'application/json', 'Content-Length': body.length, ...headers },
+  });
+  return receive(request, body, abortAfterMs);
 }
 
 function receive(request: ClientRequest, body: Buffer, abortAfterMs: number | undefined): Promise<Answer> {

@@ -43,8 +43,12 @@ export class CommittedState {
   static async read(client: Client): Promise<CommittedState> {
     const rows = async <T>(sql: string): Promise<T[]> => (await client.query(sql)).rows as T[];
     const postings = await rows<{ nonce: string; xact: string }>('select nonce, xact from postings');
-    const live = await rows<{ key: string }>('select key from idempotency_keys where expires_at > clock_timestamp()');
-    const [total] = await rows<{ balance: number }>('select coalesce(sum(balance), 0)::int4 as balance from accounts');
+    const live = await rows<{ key: string }>(
+      'select key from idempotency_keys where attempt is null and expires_at > clock_timestamp()',
+    );
+    const [total] = await rows<{ balance: number }>(
+      `select coalesce(sum(balance), 0)::int4 as balance from accounts where id like 'account-%'`,
+    );
     return new CommittedState(
       await rows('select nonce, key, amount, xact from effects'),
       await rows(`
@@ -82,7 +86,7 @@ export class CommittedState {
   }
 }
 
-function byKey<T extends { key: string }>(rows: T[]): Map<string, T[]> {
+export function byKey<T extends { key: string }>(rows: T[]): Map<string, T[]> {
   const groups = new Map<string, T[]>();
   for (const row of rows) {
     const group = groups.get(row.key);
@@ -105,7 +109,7 @@ export async function openTransactions(client: Client): Promise<string[]> {
   return rows.map(({ what }) => what);
 }
 
-async function heldLocks(client: Client): Promise<string[]> {
+export async function heldLocks(client: Client): Promise<string[]> {
   const { rows } = await client.query<{ what: string }>(`
     select format('session %s holds an advisory lock', pid) as what
     from pg_locks where locktype = 'advisory' and granted

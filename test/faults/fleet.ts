@@ -17,6 +17,7 @@ export interface FleetOptions {
   urls: Record<Connection, string>;
   slots: Record<Connection, number>;
   random: Random;
+  providerUrl: string;
   /** Called when an instance has taken its place. */
   onReady: (instance: Instance, connection: Connection) => void;
   onDeath: (instance: Instance, death: Death) => void;
@@ -74,7 +75,7 @@ export class Fleet {
 
   /** As many wait as serve: a start takes longer than an instance lives. */
   private startStandby(connection: Connection): void {
-    const { main, urls, random } = this.options;
+    const { main, urls, random, providerUrl } = this.options;
     this.count++;
     const config: InstanceConfig = {
       databaseUrl: urls[connection],
@@ -82,6 +83,8 @@ export class Fleet {
       adapter: this.count % 2 === 0 ? 'express' : 'fastify',
       clockOffsetMs: random.pick([0, 0, 30 * HOURS, -30 * HOURS]),
       poolSize: 8,
+      providerUrl,
+      name: `instance ${this.count}`,
     };
     const instance = new Instance(main, `${this.count} (${connection}, ${config.adapter})`, config);
     this.started.add(instance);

@@ -1,4 +1,5 @@
 import { appendFileSync, writeFileSync } from 'node:fs';
+import type { Decision } from './app/protocol.js';
 import { type RouteName, routeOf } from './routes.js';
 
 /** Why a request was sent. */
@@ -29,6 +30,8 @@ export interface Exchange {
 /** All that was ever sent under one key, in the order of sending. */
 export class KeyHistory {
   readonly exchanges: Exchange[] = [];
+  /** What an operator decided while the outcome was unknown, and when that was sent. */
+  readonly decisions: { decision: Decision; sentAt: number }[] = [];
 
   constructor(
     readonly key: string,

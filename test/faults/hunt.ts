@@ -33,6 +33,7 @@ export async function huntMutants(
 async function hunt(mutant: Mutant, seed: string): Promise<Catch> {
   const { violations, seconds, tally } = await runSuite({
     seed,
+    scenarios: [mutant.scenario ?? 'transaction'],
     seconds: HUNT_SECONDS,
     roundSeconds: 6,
     clients: 24,

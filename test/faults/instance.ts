@@ -1,5 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { Agent } from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Failpoint } from '../../src/failpoint.js';
 import { BOOT_FAILED } from './app/protocol.js';
 import type { ArmMessage, InstanceConfig, PoolReport, ReadyMessage, ReportMessage } from './app/protocol.js';
@@ -80,6 +81,13 @@ export class Instance {
       throw new Error(`${this.name} died while it was asked`);
     });
     return Promise.race([answer, died]);
+  }
+
+  /** Frozen for so long, while its leases run out. */
+  async freeze(ms: number): Promise<void> {
+    this.process.kill('SIGSTOP');
+    await delay(ms);
+    this.process.kill('SIGCONT');
   }
 
   kill(): void {

@@ -1,10 +1,14 @@
+import { LEASE_MUTANTS } from './lease/lease-mutants.js';
 import type { Violation } from './oracle.js';
+import type { ScenarioName } from './scenario.js';
 
 type Rule = Violation['rule'];
 
 /** A bug that the suite must find: one protection of the library switched off, alone. */
 export interface Mutant {
   name: string;
+  /** What it is hunted by. @default 'transaction' */
+  scenario?: ScenarioName;
   /** What it breaks, seen from outside; the suite must report at least one of these. */
   expected: readonly Rule[];
   /** What has to go wrong for the bug to show; without any, traffic alone shows it. */
@@ -286,6 +290,7 @@ export const MUTANTS: readonly Mutant[] = [
     expected: ['replay differs'],
     changes: [{ file: RECORDED_RESPONSE, from: "  'connection',\n", to: "  'connection',\n  'content-type',\n" }],
   },
+  ...LEASE_MUTANTS,
 ];
 
 /** The changed files with their new text. What does not match exactly once is an error: mutants must not rot unseen. */

@@ -1,12 +1,14 @@
 import { setMaxListeners } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
-import { type Failpoint, FAILPOINTS } from '../../src/failpoint.js';
+import type { Failpoint } from '../../src/failpoint.js';
 import type { Connection, Fleet } from './fleet.js';
 import type { Faults } from './mutants.js';
 import type { Death, Instance } from './instance.js';
 import type { PostgresUnderFaults } from './postgres.js';
-import { FAULT_NAMES, type FaultName, type FaultProxy, PHASES, PLACES } from './proxy.js';
+import { FAULT_NAMES, type FaultName, type FaultProxy, PLACES } from './proxy.js';
 import type { Random } from './random.js';
+import { LEASE_LIMITS } from './routes.js';
+import type { Scenario } from './scenario.js';
 import type { Phase } from './wire.js';
 import type { Tally } from './tally.js';
 
@@ -35,6 +37,7 @@ export class Nemesis {
   private readonly random: Random;
   private deck: Failpoint[] = [];
   private fleet: Fleet | undefined;
+  private scenario: Scenario | undefined;
   private over = new AbortController();
   private loops: Promise<void>[] = [];
   private proxyDeck: FaultName[] = [];
@@ -49,14 +52,29 @@ export class Nemesis {
     return !this.over.signal.aborted;
   }
 
-  start(fleet: Fleet): void {
+  start(fleet: Fleet, scenario: Scenario): void {
     this.fleet = fleet;
+    if (this.scenario !== scenario) {
+      this.scenario = scenario;
+      this.deck = [];
+    }
     this.over = new AbortController();
     setMaxListeners(0, this.over.signal); // everything that is to come waits for it
     const { postgresKillEveryMs: pauseMs, faults } = this.options;
     this.answersAtLastKill = 0;
     this.loops = [
-      this.repeat([60, 200], () => this.backDate()),
+      ...(scenario.name === 'lease'
+        ? [
+            this.repeat(
+              [100, 300],
+              this.afterAnswers(8, () => this.backDateLeases()),
+            ),
+            this.repeat(
+              [500, 1_500],
+              this.afterAnswers(25, () => this.freeze()),
+            ),
+          ]
+        : [this.repeat([60, 200], () => this.backDate())]),
       ...(faults.proxy ? [this.repeat([20, 60], () => this.breakConnections())] : []),
       ...(faults.postgres
         ? [
@@ -90,7 +108,12 @@ export class Nemesis {
     }
     const failpoint = this.nextFailpoint(connection);
     instance.arm(failpoint, this.random.integer(1, isRare(failpoint) ? 2 : this.options.passages));
-    this.after(PATIENCE_MS, () => this.aim(instance, connection));
+    this.after(PATIENCE_MS, () => {
+      if (instance.alive) {
+        this.deck.unshift(failpoint); // it did not get there
+        this.aim(instance, connection);
+      }
+    });
   }
 
   count(death: Death): void {
@@ -103,12 +126,13 @@ export class Nemesis {
 
   /** Only behind the proxy does a COMMIT lose its answer, so only there is the outcome looked up. */
   private nextFailpoint(connection: Connection): Failpoint {
-    if (connection === 'proxied' && this.random.chance(0.25)) {
+    const mayLook = connection === 'proxied' && this.scenario!.failpoints.includes('outcome: looking');
+    if (mayLook && this.random.chance(0.25)) {
       return 'outcome: looking';
     }
     for (;;) {
       if (this.deck.length === 0) {
-        this.deck = this.random.shuffled(FAILPOINTS);
+        this.deck = this.random.shuffled(this.scenario!.failpoints);
       }
       const failpoint = this.deck.pop()!;
       if (failpoint !== 'outcome: looking') {
@@ -121,8 +145,9 @@ export class Nemesis {
     const { proxy, tally, random } = this.options;
     const struck = (phase: Phase): number =>
       FAULT_NAMES.reduce((sum, name) => sum + (name.startsWith(phase) ? tally.proxyFaults[name] : 0), 0);
-    const fewest = Math.min(...PHASES.map(struck));
-    for (const phase of PHASES) {
+    const { phases } = this.scenario!;
+    const fewest = Math.min(...phases.map(struck));
+    for (const phase of phases) {
       // A record lies behind a claim and a handler: too many faults in those, and hardly one would come that far.
       if (proxy.armedFor(phase) > 0 || struck(phase) > fewest + PLACES.length) {
         continue;
@@ -187,6 +212,39 @@ export class Nemesis {
           order by random() limit 3)`),
     );
     this.options.tally.backDatedKeys += rowCount ?? 0;
+  }
+
+  /** Lets leases run out whose holders are alive, and know nothing of it. */
+  private async backDateLeases(): Promise<void> {
+    const { rowCount } = await this.options.postgres.run((client) =>
+      client.query(`
+        update idempotency_keys set lease_expires_at = clock_timestamp()
+        where (scope, key) in (
+          select scope, key from idempotency_keys where lease_expires_at > clock_timestamp()
+          order by random() limit 1
+          for update skip locked)`),
+    );
+    this.options.tally.backDatedLeases += rowCount ?? 0;
+  }
+
+  /** A process that neither works nor dies, for longer than its leases last. */
+  private async freeze(): Promise<void> {
+    const { fleet, options, random } = this;
+    if (options.faults.kills && fleet !== undefined && fleet.serving.length > 1) {
+      await random.pick(fleet.serving).freeze(LEASE_LIMITS.leaseMs * random.integer(1, 3) + 50);
+      options.tally.pauses++;
+    }
+  }
+
+  /** What breaks operations rather than processes comes at their pace: otherwise a busy machine would finish none. */
+  private afterAnswers(count: number, strike: () => Promise<void>): () => Promise<void> {
+    let last = 0;
+    return async () => {
+      if (this.options.answers() - last >= count) {
+        last = this.options.answers();
+        await strike();
+      }
+    };
   }
 
   private async repeat([low, high]: [number, number], strike: () => Promise<void>): Promise<void> {

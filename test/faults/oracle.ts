@@ -114,7 +114,7 @@ function judgeAnswers(history: KeyHistory, effects: EffectRow[], records: Journa
   }
 }
 
-function sameResponse(one: Answer, other: Answer): boolean {
+export function sameResponse(one: Answer, other: Answer): boolean {
   return (
     one.status === other.status &&
     one.body === other.body &&
@@ -154,7 +154,7 @@ function judgeOrder(history: KeyHistory, route: Route, report: Report): void {
 }
 
 /** A request that got no answer may run for ever, as far as anybody can tell. */
-function mayBeInFlight(history: KeyHistory, { sentAt }: Exchange): boolean {
+export function mayBeInFlight(history: KeyHistory, { sentAt }: Exchange): boolean {
   return history.exchanges.some(
     (other) => other.sentAt < sentAt && (other.answer === undefined || other.answeredAt! > sentAt),
   );

@@ -20,6 +20,8 @@ const FLAGS = {
   synchronous_commit: 'off',
   wal_writer_delay: '10s',
   log_min_messages: 'fatal',
+  // The order of commits tells whether a former holder got through behind its successor.
+  track_commit_timestamp: 'on',
 };
 
 /** A PostgreSQL that is killed again and again, and starts on the same data and the same port. */

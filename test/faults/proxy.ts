@@ -3,7 +3,7 @@ import { type AddressInfo, connect, createServer, type Server, type Socket } fro
 import type { Random } from './random.js';
 import { type Batch, BatchReader, isCompleteAnswer, type Phase } from './wire.js';
 
-export const PHASES: readonly Phase[] = ['claim', 'handler', 'record', 'rollback'];
+export const PHASES = ['claim', 'handler', 'record', 'rollback', 'renewal', 'step'] as const satisfies Phase[];
 
 /** Where a connection breaks, or hangs: at the message of the application, or at PostgreSQL's answer to it. */
 export const PLACES = [

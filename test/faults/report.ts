@@ -1,9 +1,11 @@
 import type { Summary } from './suite.js';
+import type { Tally } from './tally.js';
 
 /** What was done, and what came of it, for a terminal. */
 export function printSummary({ tally, violations, missed, historyFiles, ...run }: Summary): void {
   const rows: [string, number | string][] = [
     ['seed', run.seed],
+    ['scenarios', run.scenarios.join(', ')],
     ['seconds', run.seconds],
     ['rounds', run.rounds],
     ['requests', tally.requests],
@@ -15,6 +17,7 @@ export function printSummary({ tally, violations, missed, historyFiles, ...run }
     ['SIGKILL of the application', tally.kills],
     ...Object.entries(tally.killsAt).map(([name, count]): [string, number] => [`  at "${name}"`, count]),
     ['  at any moment', tally.killsAnywhere],
+    ...(run.scenarios.includes('lease') ? leaseRows(tally) : []),
     ['kill -9 of PostgreSQL', tally.postgresKills],
     ['kill -9 of a session', tally.backendKills],
     ['pg_terminate_backend', tally.terminatedBackends],
@@ -30,4 +33,18 @@ export function printSummary({ tally, violations, missed, historyFiles, ...run }
     found.slice(0, 5).forEach(({ key, detail }) => console.log(`  ${key}: ${detail}`));
   }
   historyFiles.forEach((file) => console.log(`The requests are in ${file}`));
+}
+
+function leaseRows(tally: Tally): [string, number][] {
+  return [
+    ['instances frozen for longer than a lease', tally.pauses],
+    ['leases back-dated', tally.backDatedLeases],
+    ['leases renewed', tally.renewals],
+    ['operations taken over', tally.takeovers],
+    ['operations gone on with after a failure', tally.resumptions],
+    ['decisions of an operator', tally.decisions],
+    ['calls to the provider', tally.providerCalls],
+    ['steps that called it', tally.providerSteps],
+    ['effects at the provider', tally.providerEffects],
+  ];
 }

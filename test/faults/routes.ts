@@ -7,7 +7,17 @@ export const ROUTE_LIMITS = {
   accounts: 4,
 } as const;
 
+/** The same for the routes in lease mode: a lease that a slow provider outlasts, and a pause that outlasts the lease. */
+export const LEASE_LIMITS = {
+  leaseMs: 400,
+  timeoutMs: 3_000,
+  shortTtlMs: 400,
+  accounts: 4,
+} as const;
+
 export interface Route {
+  /** Carried out under a lease, in durable steps; otherwise in one transaction. */
+  lease?: true;
   /** How often it is chosen, relative to the others. */
   weight: number;
   /** The status of an execution that is recorded. */
@@ -18,6 +28,8 @@ export interface Route {
   tombstone?: true;
   /** The key expires while it is in use: it may be executed again, once in each of its lives. */
   expires?: true;
+  /** An interrupted operation waits for an operator. */
+  operated?: true;
 }
 
 export const ROUTES = {
@@ -34,8 +46,18 @@ export const ROUTES = {
   expiring: { weight: 1, status: 201, expires: true },
 } as const satisfies Record<string, Route>;
 
-export type RouteName = keyof typeof ROUTES;
+export const LEASE_ROUTES = {
+  transfer: { lease: true, weight: 5, status: 201 },
+  stubborn: { lease: true, weight: 2, status: 201 },
+  stumbling: { lease: true, weight: 2, status: 201, failure: 500 },
+  refused: { lease: true, weight: 1, status: 402 },
+  isolated: { lease: true, weight: 1, status: 201 },
+  guarded: { lease: true, weight: 4, status: 201, operated: true },
+  lapsing: { lease: true, weight: 1, status: 201, expires: true },
+} as const satisfies Record<string, Route>;
+
+export type RouteName = keyof typeof ROUTES | keyof typeof LEASE_ROUTES;
 
 export function routeOf(name: RouteName): Route {
-  return ROUTES[name];
+  return { ...ROUTES, ...LEASE_ROUTES }[name];
 }

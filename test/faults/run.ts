@@ -3,11 +3,13 @@ import { parseArgs } from 'node:util';
 import { huntMutants } from './hunt.js';
 import { MUTANTS } from './mutants.js';
 import { printSummary } from './report.js';
+import type { ScenarioName } from './scenario.js';
 import { runSuite } from './suite.js';
 
 const { values } = parseArgs({
   options: {
     seed: { type: 'string', default: '1' },
+    scenario: { type: 'string' },
     seconds: { type: 'string', default: '60' },
     'round-seconds': { type: 'string', default: '20' },
     clients: { type: 'string', default: '24' },
@@ -42,6 +44,7 @@ async function runOnce(): Promise<void> {
   }
   const summary = await runSuite({
     seed: values.seed,
+    scenarios: scenarios(mutant?.scenario),
     seconds: Number(values.seconds),
     roundSeconds: Number(values['round-seconds']),
     clients: Number(values.clients),
@@ -66,6 +69,14 @@ async function runOnce(): Promise<void> {
   printSummary(summary);
   writeSummary(summary);
   process.exitCode = summary.violations.length > 0 || summary.missed.length > 0 ? 1 : 0;
+}
+
+function scenarios(mutants: ScenarioName | undefined): ScenarioName[] {
+  const name = mutants ?? values.scenario;
+  if (name !== undefined && name !== 'transaction' && name !== 'lease') {
+    throw new Error(`There is no scenario "${name}". There are: transaction, lease.`);
+  }
+  return name === undefined ? ['transaction', 'lease'] : [name];
 }
 
 function writeSummary(summary: object): void {

@@ -1,24 +1,29 @@
 import { rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { FAILPOINTS } from '../../src/failpoint.js';
+import type { Client } from 'pg';
 import { waitFor } from '../support/wait-for.js';
 import { buildApplication } from './build/bundle.js';
-import { CommittedState, openTransactions } from './committed-state.js';
+import { openTransactions } from './committed-state.js';
 import { Fleet } from './fleet.js';
 import { type KeyHistory, writeHistory } from './history.js';
+import { ProviderUnderFaults } from './lease/provider-under-faults.js';
 import type { Faults, Mutant } from './mutants.js';
 import { Nemesis } from './nemesis.js';
-import { judge, type Violation } from './oracle.js';
+import type { Violation } from './oracle.js';
 import { PostgresUnderFaults } from './postgres.js';
 import { FAULT_NAMES, FaultProxy } from './proxy.js';
 import { Random } from './random.js';
-import { createSchema, forgetAllBut } from './schema.js';
+import { leaseScenario, type Scenario, type ScenarioName, transactionScenario } from './scenario.js';
+import { createSchema } from './schema.js';
 import { Tally } from './tally.js';
+import type { Phase } from './wire.js';
 import { Workload } from './workload.js';
 
 export interface SuiteOptions {
   seed: string;
+  /** Its rounds take turns. */
+  scenarios: readonly ScenarioName[];
   /** The longest it may take; then what has been reached counts. */
   seconds: number;
   roundSeconds: number;
@@ -45,6 +50,7 @@ export interface Goals {
 
 export interface Summary {
   seed: string;
+  scenarios: readonly ScenarioName[];
   mutant: string | undefined;
   seconds: number;
   rounds: number;
@@ -68,10 +74,12 @@ export async function runSuite(options: SuiteOptions): Promise<Summary> {
   try {
     await createSchema(postgres.url());
     const proxy = await FaultProxy.start(postgres.port, random.fork('proxy'));
+    const provider = await ProviderUnderFaults.start(random.fork('provider'));
     try {
-      return await new Suite(options, main, random, postgres, proxy).run();
+      return await new Suite(options, main, random, postgres, proxy, provider).run();
     } finally {
       proxy.stop();
+      provider.stop();
     }
   } finally {
     await postgres.stop();
@@ -87,7 +95,8 @@ class Suite {
   private readonly nemesis: Nemesis;
   private readonly fleet: Fleet;
   private readonly startedAt = performance.now();
-  private old: KeyHistory[] = [];
+  private readonly scenarios: Scenario[];
+  private readonly old: Record<ScenarioName, KeyHistory[]> = { transaction: [], lease: [] };
   private workload: Workload | undefined;
 
   constructor(
@@ -96,9 +105,13 @@ class Suite {
     private readonly random: Random,
     private readonly postgres: PostgresUnderFaults,
     proxy: FaultProxy,
+    private readonly provider: ProviderUnderFaults,
   ) {
     const { goals, seconds, faults } = options;
     const { tally } = this;
+    this.scenarios = options.scenarios.map((name) =>
+      name === 'lease' ? leaseScenario(provider) : transactionScenario,
+    );
     // Quiet and judgement take a part of each round: two thirds of the time is storm, at the least.
     const postgresKillEveryMs = Math.min(
       ((seconds * 1_000) / Math.max(goals.postgresKills, 1)) * 0.5,
@@ -119,6 +132,7 @@ class Suite {
       urls: { direct: postgres.url(), proxied: postgres.url(proxy.port) },
       slots: options.instances,
       random: random.fork('fleet'),
+      providerUrl: provider.url,
       onReady: (instance, connection) => this.nemesis.aim(instance, connection),
       onDeath: (instance, death) => {
         this.nemesis.count(death);
@@ -143,6 +157,7 @@ class Suite {
     const seconds = this.elapsed;
     return {
       seed: this.options.seed,
+      scenarios: this.options.scenarios,
       mutant: this.options.mutant?.name,
       seconds: Math.round(seconds),
       rounds,
@@ -169,13 +184,18 @@ class Suite {
 
   private missedGoals(): string[] {
     const { goals } = this.options;
-    const { tally } = this;
+    const { tally, scenarios } = this;
+    const failpoints = new Set(scenarios.flatMap((scenario) => scenario.failpoints));
+    const phases = new Set(scenarios.flatMap((scenario) => scenario.phases));
+    const faultNames = FAULT_NAMES.filter((name) => phases.has(name.split(':')[0] as Phase));
     const reached: [what: string, count: number, goal: number][] = [
       ['requests', tally.requests, goals.requests],
       ['kills of the application', tally.kills, goals.kills],
       ['kills of PostgreSQL', tally.postgresKills, goals.postgresKills],
-      ...FAILPOINTS.map((name) => [`kills at "${name}"`, tally.killsAt[name], goals.killsAtEachFailpoint] as never),
-      ...FAULT_NAMES.map((name) => [`"${name}"`, tally.proxyFaults[name], goals.proxyFaultsOfEachKind] as never),
+      ...[...failpoints].map(
+        (name) => [`kills at "${name}"`, tally.killsAt[name], goals.killsAtEachFailpoint] as never,
+      ),
+      ...faultNames.map((name) => [`"${name}"`, tally.proxyFaults[name], goals.proxyFaultsOfEachKind] as never),
     ];
     return reached
       .filter(([, count, goal]) => count < goal)
@@ -184,31 +204,38 @@ class Suite {
 
   private async round(number: number): Promise<void> {
     const { clients, roundSeconds, log } = this.options;
-    const workload = new Workload(this.fleet, this.random.fork(`round ${number}`), `r${number}`);
+    const scenario = this.scenarios[(number - 1) % this.scenarios.length]!;
+    const old = this.old[scenario.name];
+    const workload = new Workload(this.fleet, this.random.fork(`round ${number}`), `r${number}`, scenario);
     this.workload = workload;
     const endOfStorm = performance.now() + roundSeconds * 1_000;
 
-    this.nemesis.start(this.fleet);
+    this.provider.calm(false);
+    this.nemesis.start(this.fleet, scenario);
     const traffic = workload.run(clients);
     await waitFor(() => performance.now() > endOfStorm, { what: 'the storm', timeoutMs: roundSeconds * 2_000 });
     workload.stop();
     await traffic;
     await this.nemesis.stop();
+    this.provider.calm(true);
 
     await this.fleet.allServing();
-    const before = this.old.reduce((sum, { exchanges }) => sum + exchanges.length, 0);
-    await workload.resolveAll(clients, this.old);
+    const before = requestsOf(old);
+    await workload.resolveAll(clients, old);
     await this.quiet();
-    await this.judge(number, workload.histories);
+    await this.judge(number, scenario, workload.histories);
 
     this.tally.keys += workload.histories.length;
-    this.tally.requests +=
-      workload.requests + this.old.reduce((sum, { exchanges }) => sum + exchanges.length, 0) - before;
+    this.tally.requests += workload.requests + requestsOf(old) - before;
     this.tally.clientAborts += workload.aborts;
-    await this.keepSome(workload.histories);
+    this.tally.decisions += workload.histories.reduce((sum, { decisions }) => sum + decisions.length, 0);
+    this.tally.providerCalls = this.provider.calls;
+    this.tally.providerEffects = this.provider.effects;
+    this.tally.providerSteps = this.provider.steps;
+    await this.keepSome(scenario, workload.histories);
     const { tally } = this;
     log(
-      `round ${number}: ${Math.round(this.elapsed)} s, ${tally.requests} requests (${Math.round(tally.requests / this.elapsed)}/s), ` +
+      `round ${number} (${scenario.name}): ${Math.round(this.elapsed)} s, ${tally.requests} requests (${Math.round(tally.requests / this.elapsed)}/s), ` +
         `${tally.kills} kills (${(tally.kills / this.elapsed).toFixed(1)}/s), ${tally.postgresKills} of PostgreSQL, ` +
         `${Object.values(tally.proxyFaults).reduce((a, b) => a + b)} proxy faults, ${this.violations.length} violations`,
     );
@@ -233,14 +260,12 @@ class Suite {
     }
   }
 
-  private async judge(round: number, histories: KeyHistory[]): Promise<void> {
-    const all = [...histories, ...this.old];
+  private async judge(round: number, scenario: Scenario, histories: KeyHistory[]): Promise<void> {
+    const all = [...histories, ...this.old[scenario.name]];
     const violations = await this.postgres.run(async (client) => {
-      const state = await CommittedState.read(client);
-      this.tally.purgedKeys += state.purges;
-      const found = judge(all, state);
-      if (round === 1) {
-        await this.assertOracleSees(client, all);
+      const found = await scenario.judge(client, all, this.tally);
+      if (round <= this.scenarios.length) {
+        await this.assertOracleSees(client, scenario, all);
       }
       return found;
     });
@@ -257,15 +282,15 @@ class Suite {
   }
 
   /** A violation planted in the application's own tables: an oracle that reads another database would not see it. */
-  private async assertOracleSees(client: Parameters<typeof CommittedState.read>[0], all: KeyHistory[]): Promise<void> {
-    const victim = all.find((history) => history.route === 'plain' && history.resolved);
+  private async assertOracleSees(client: Client, { canary, judge }: Scenario, all: KeyHistory[]): Promise<void> {
+    const victim = all.find((history) => history.route === canary.route && history.resolved);
     if (victim === undefined) {
-      throw new Error('Not one plain payment went through: there is nothing to prove the oracle on.');
+      throw new Error(`Not one request to "${canary.route}" went through: there is nothing to prove the oracle on.`);
     }
     await client.query('begin');
     try {
-      await client.query('insert into effects (nonce, key, amount) values (gen_random_uuid(), $1, 1)', [victim.key]);
-      const seen = judge([victim], await CommittedState.read(client)).filter(({ key }) => key === victim.key);
+      await client.query(canary.sql, [victim.key]);
+      const seen = (await judge(client, [victim])).filter(({ key }) => key === victim.key);
       if (!seen.some(({ rule }) => rule === 'effect doubled')) {
         throw new Error('The oracle does not see a doubled effect that was planted: it reads the wrong database.');
       }
@@ -275,14 +300,19 @@ class Suite {
   }
 
   /** Some keys stay, to be asked for again; those whose books must balance, or that expire, do not. */
-  private async keepSome(histories: KeyHistory[]): Promise<void> {
-    const candidates = histories.filter(({ route }) => route !== 'serializable' && route !== 'expiring');
-    this.old = this.random.shuffled([...this.old, ...candidates.slice(0, OLD_KEYS)]).slice(0, OLD_KEYS);
+  private async keepSome({ name, passing, forgetAllBut }: Scenario, histories: KeyHistory[]): Promise<void> {
+    const candidates = histories.filter(({ route }) => !passing.includes(route)).slice(0, OLD_KEYS);
+    const kept = this.random.shuffled([...this.old[name], ...candidates]).slice(0, OLD_KEYS);
+    this.old[name] = kept;
     await this.postgres.run((client) =>
       forgetAllBut(
         client,
-        this.old.map(({ key }) => key),
+        kept.map(({ key }) => key),
       ),
     );
   }
+}
+
+function requestsOf(histories: readonly KeyHistory[]): number {
+  return histories.reduce((sum, { exchanges }) => sum + exchanges.length, 0);
 }

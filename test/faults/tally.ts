@@ -1,10 +1,10 @@
-import { type Failpoint, FAILPOINTS } from '../../src/failpoint.js';
+import { type Failpoint, FAILPOINTS, LEASE_FAILPOINTS } from '../../src/failpoint.js';
 import { FAULT_NAMES, type FaultName } from './proxy.js';
 
 /** How often each fault has struck. */
 export class Tally {
-  readonly killsAt = Object.fromEntries(FAILPOINTS.map((name) => [name, 0])) as Record<Failpoint, number>;
-  readonly proxyFaults = Object.fromEntries(FAULT_NAMES.map((name) => [name, 0])) as Record<FaultName, number>;
+  readonly killsAt: Record<Failpoint, number> = zeroes([...FAILPOINTS, ...LEASE_FAILPOINTS]);
+  readonly proxyFaults: Record<FaultName, number> = zeroes(FAULT_NAMES);
   killsAnywhere = 0;
   postgresKills = 0;
   backendKills = 0;
@@ -14,10 +14,26 @@ export class Tally {
   requests = 0;
   keys = 0;
   purgedKeys = 0;
+  /** Instances that were frozen for longer than a lease. */
+  pauses = 0;
+  backDatedLeases = 0;
+  renewals = 0;
+  takeovers = 0;
+  /** Operations that went on after an attempt that had failed. */
+  resumptions = 0;
+  decisions = 0;
+  providerCalls = 0;
+  providerEffects = 0;
+  /** Steps of the provider's that were needed: one for each key and step. */
+  providerSteps = 0;
 
   get kills(): number {
     return this.killsAnywhere + sum(this.killsAt);
   }
+}
+
+function zeroes<K extends string>(names: readonly K[]): Record<K, number> {
+  return Object.fromEntries(names.map((name) => [name, 0])) as Record<K, number>;
 }
 
 function sum(counts: Record<string, number>): number {

@@ -1,5 +1,5 @@
 /** What a batch of messages from the application is for, as far as PostgreSQL's protocol shows it (manual, 54.7). */
-export type Phase = 'claim' | 'handler' | 'record' | 'rollback';
+export type Phase = 'claim' | 'handler' | 'record' | 'rollback' | 'renewal' | 'step';
 
 export interface Batch {
   bytes: Buffer;
@@ -7,6 +7,17 @@ export interface Batch {
 }
 
 const CODE = { bind: 0x42, query: 0x51, sync: 0x53, ready: 0x5a } as const;
+
+/** Statements that end a transaction of the library, or are one. */
+const ENDS: readonly (readonly [id: string, phase: Phase])[] = [
+  ['insert', 'record'],
+  ['lease_record', 'record'],
+  ['rollback', 'rollback'],
+  ['lease_release', 'rollback'],
+  ['lease_withdraw', 'rollback'],
+  ['lease_renew', 'renewal'],
+  ['lease_step', 'step'],
+];
 
 /** Cuts what an application sends into batches: all messages up to the point where it waits for an answer. */
 export class BatchReader {
@@ -60,12 +71,18 @@ export class BatchReader {
   private phaseOf(statements: string[]): Phase | undefined {
     const runs = (id: string): boolean => statements.some((name) => name.endsWith(`_${id}`));
     if (runs('look_up')) {
-      this.claimed = runs('claim'); // otherwise a mere look, without a transaction
+      // Otherwise a mere look, without a transaction, or a claim by lease, which is committed with it.
+      this.claimed = runs('claim') && !runs('lease_claim');
       return 'claim';
     }
-    if (runs('insert') || runs('rollback')) {
+    if (runs('lease_limits')) {
+      this.claimed = true; // the transaction of a step
+      return 'handler';
+    }
+    const end = ENDS.find(([id]) => runs(id));
+    if (end !== undefined) {
       this.claimed = false;
-      return runs('insert') ? 'record' : 'rollback';
+      return end[1];
     }
     return this.claimed ? 'handler' : undefined;
   }

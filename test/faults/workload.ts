@@ -1,9 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { CLIENT_WENT_AWAY, send } from './client.js';
+import { CLIENT_WENT_AWAY, decide, send } from './client.js';
 import type { Fleet } from './fleet.js';
-import { type Answer, type Exchange, KeyHistory, type Purpose } from './history.js';
+import { type Answer, type Exchange, isProblem, KeyHistory, type Purpose } from './history.js';
 import type { Random } from './random.js';
-import { type Route, type RouteName, ROUTES, routeOf } from './routes.js';
+import { routeOf } from './routes.js';
+import type { Scenario } from './scenario.js';
 
 /** A client that has not learnt its outcome by then leaves it to the end of the round. */
 const RETRIES = 25;
@@ -22,6 +23,7 @@ export class Workload {
     private readonly fleet: Fleet,
     private readonly random: Random,
     private readonly name: string,
+    private readonly scenario: Pick<Scenario, 'routes' | 'habits'>,
   ) {}
 
   get requests(): number {
@@ -66,6 +68,9 @@ export class Workload {
       if (answer !== undefined && history.isDefinite(answer)) {
         return;
       }
+      if (answer !== undefined && isProblem(answer, 'outcome-unknown')) {
+        await this.decide(history, random);
+      }
       await delay(random.integer(20, 100));
     } while (performance.now() < deadline);
   }
@@ -73,9 +78,8 @@ export class Workload {
   private async useKey(): Promise<void> {
     const number = this.histories.length;
     const random = this.random.fork(number);
-    const names = Object.keys(ROUTES) as RouteName[];
-    const route = random.weighted(names.map((name) => [name, routeOf(name).weight] as const));
-    const failures = (routeOf(route) as Route).failure === undefined ? 0 : random.integer(0, 2);
+    const route = random.weighted(this.scenario.routes.map((name) => [name, routeOf(name).weight] as const));
+    const failures = routeOf(route).failure === undefined ? 0 : random.integer(0, 2);
     const history = new KeyHistory(`${this.name}-${number}`, route, random.integer(1, 1_000), failures);
     this.histories.push(history);
 
@@ -105,11 +109,16 @@ export class Workload {
 
   /** What a careful client does: the same key again until the answer is definite. */
   private async retry(history: KeyHistory, random: Random): Promise<void> {
+    const { goesAway, abortWithinMs } = this.scenario.habits;
     for (let attempt = 1; attempt <= RETRIES; attempt++) {
-      const abortAfterMs = attempt === 1 && random.chance(0.1) ? random.integer(0, 30) : undefined;
+      const abortAfterMs = attempt === 1 && random.chance(goesAway) ? random.integer(0, abortWithinMs) : undefined;
       const answer = await this.send(history, random, attempt === 1 ? 'first' : 'retry', attempt, abortAfterMs);
       if (answer !== undefined && history.isDefinite(answer)) {
         return;
+      }
+      // Others find out for themselves that nothing but a person helps.
+      if (answer !== undefined && isProblem(answer, 'outcome-unknown') && random.chance(0.3)) {
+        await this.decide(history, random);
       }
       await delay(random.integer(2, Math.min(10 * attempt, 150)));
     }
@@ -117,8 +126,15 @@ export class Workload {
 
   /** What a nervous one does besides. */
   private async duplicate(history: KeyHistory, random: Random): Promise<void> {
-    await delay(random.integer(0, 25));
-    await this.send(history, random, 'duplicate', 1, random.chance(0.1) ? random.integer(0, 20) : undefined);
+    const { goesAway, abortWithinMs, duplicateWithinMs } = this.scenario.habits;
+    await delay(random.integer(0, duplicateWithinMs));
+    const abortAfterMs = random.chance(goesAway) ? random.integer(0, abortWithinMs) : undefined;
+    await this.send(history, random, 'duplicate', 1, abortAfterMs);
+  }
+
+  /** A person looks into it, and decides. */
+  private async decide(history: KeyHistory, random: Random): Promise<void> {
+    await decide(await this.fleet.pick(random), history, random.pick(['release', 'resolve'] as const));
   }
 
   private async send(

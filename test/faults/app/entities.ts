@@ -26,6 +26,19 @@ export class Posting {
   amount!: number;
 }
 
+/** What the transaction step of an operation in lease mode did: once for each operation. */
+@Entity('bookings')
+export class Booking {
+  @PrimaryColumn('uuid')
+  nonce!: string;
+
+  @Column('text')
+  key!: string;
+
+  @Column('int')
+  amount!: number;
+}
+
 /** A row that many requests update, so that SERIALIZABLE transactions have something to conflict about. */
 @Entity('accounts')
 export class Account {

@@ -7,11 +7,16 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import pg from 'pg';
 import { DataSource } from 'typeorm';
 import { IdempotencyModule } from '../../../src/index.js';
-import { Account, Effect, Posting } from './entities.js';
+import { Account, Booking, Effect, Posting } from './entities.js';
 import { moveClock, obeyParent } from './fault-controls.js';
+import { LeasesController } from './leases.controller.js';
+import { OperatorController } from './operator.controller.js';
 import { PaymentsController } from './payments.controller.js';
 import { BOOT_FAILED, type InstanceConfig, type PoolReport, type ReadyMessage } from './protocol.js';
-import { LedgerService, PaymentsService } from './services.js';
+import { Provider } from './provider.js';
+import { BookingsService, LedgerService, PaymentsService } from './services.js';
+
+const ENTITIES = [Effect, Posting, Account, Booking];
 
 /** The application under test: one of several instances over one database, made to be killed. */
 async function main(): Promise<void> {
@@ -27,19 +32,25 @@ async function main(): Promise<void> {
         type: 'postgres',
         driver: pg, // TypeORM would look for it among files that were bundled
         url: config.databaseUrl,
-        entities: [Effect, Posting, Account],
+        applicationName: config.name,
+        entities: ENTITIES,
         poolSize: config.poolSize,
         connectTimeoutMS: 1_500,
         // PostgreSQL may be down while an instance starts.
         retryAttempts: 100,
         retryDelay: 100,
       }),
-      TypeOrmModule.forFeature([Effect, Posting, Account]),
+      TypeOrmModule.forFeature(ENTITIES),
       // The shortest interval: the purge is always about to run.
       IdempotencyModule.forRoot({ scope: () => '', timeoutMs: 1_000, purge: { intervalMs: 1_000, batchSize: 20 } }),
     ],
-    controllers: [PaymentsController],
-    providers: [PaymentsService, LedgerService],
+    controllers: [PaymentsController, LeasesController, OperatorController],
+    providers: [
+      PaymentsService,
+      LedgerService,
+      BookingsService,
+      { provide: Provider, useValue: new Provider(config.providerUrl) },
+    ],
   })(AppModule);
 
   const adapter = config.adapter === 'express' ? new ExpressAdapter() : new FastifyAdapter();

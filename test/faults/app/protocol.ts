@@ -12,6 +12,10 @@ export interface InstanceConfig {
   /** How far the application's clock is off. */
   clockOffsetMs: number;
   poolSize: number;
+  /** Where the provider is that handlers in lease mode call. */
+  providerUrl: string;
+  /** PostgreSQL knows its sessions by it. */
+  name: string;
 }
 
 /** Dies at the `hit`-th passage of the failpoint from now on; none disarms. */
@@ -34,4 +38,25 @@ export interface PoolReport {
   total: number;
   idle: number;
   waiting: number;
+}
+
+/** What a handler asks the provider for; the key that makes it one is in the Idempotency-Key header. */
+export interface ProviderCall {
+  /** The suite's own: whose call it is. */
+  key: string;
+  step: string;
+  attempt: number;
+}
+
+/** The same for every call under one downstream key. */
+export interface ProviderReceipt {
+  id: string;
+}
+
+/** What an operator decides about an operation whose outcome is unknown. */
+export type Decision = 'release' | 'resolve';
+
+/** The receipt of an operation that an operator has brought to its end. */
+export function operatorReceipt(key: string): string {
+  return `operator ${key}`;
 }

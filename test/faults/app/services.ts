@@ -2,7 +2,8 @@ import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { Repository } from 'typeorm';
-import { Account, Effect, Posting } from './entities.js';
+import { LEASE_LIMITS } from '../routes.js';
+import { Account, Booking, Effect, Posting } from './entities.js';
 
 /** A service as users write it: it knows nothing of idempotency, and its repository must join the transaction by itself. */
 @Injectable()
@@ -44,5 +45,28 @@ export class PaymentsService {
     await this.effects.insert({ nonce, key, amount });
     await this.ledger.post(nonce, amount);
     return { nonce, amount, note: 'grüße, 你好' }; // bytes that no careless re-encoding survives
+  }
+}
+
+/** The writes of a transaction step. */
+@Injectable()
+export class BookingsService {
+  constructor(
+    @InjectRepository(Booking) private readonly bookings: Repository<Booking>,
+    private readonly ledger: LedgerService,
+  ) {}
+
+  async book(key: string, amount: number): Promise<{ nonce: string; amount: number }> {
+    const nonce = randomUUID();
+    await this.bookings.insert({ nonce, key, amount });
+    return { nonce, amount };
+  }
+
+  /** Reads what others write, and takes longer than a lease now and then. */
+  async bookApart(key: string, amount: number, restMs: number): Promise<{ nonce: string; amount: number }> {
+    const booking = await this.book(key, amount);
+    await this.ledger.deposit(`lease-${amount % LEASE_LIMITS.accounts}`, amount);
+    await this.ledger.rest(restMs);
+    return booking;
   }
 }

@@ -1,0 +1,29 @@
+import { BadGatewayException, Injectable } from '@nestjs/common';
+import type { IdempotencyContext } from '../../../src/index.js';
+import type { ProviderCall, ProviderReceipt } from './protocol.js';
+
+/** The application's side of a service elsewhere, whose effects no transaction undoes. */
+@Injectable()
+export class Provider {
+  constructor(private readonly url: string) {}
+
+  async call(
+    { key, attempt, downstreamKey }: IdempotencyContext,
+    step: string,
+    signal: AbortSignal | null,
+  ): Promise<ProviderReceipt> {
+    const call: ProviderCall = { key, step, attempt };
+    const response = await fetch(this.url, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', 'Idempotency-Key': downstreamKey(step) },
+      body: JSON.stringify(call),
+      signal,
+    }).catch((cause: unknown) => {
+      throw new BadGatewayException('the provider did not answer', { cause });
+    });
+    if (!response.ok) {
+      throw new BadGatewayException(`the provider answered with ${response.status}`);
+    }
+    return (await response.json()) as ProviderReceipt;
+  }
+}

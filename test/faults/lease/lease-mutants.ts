@@ -1,0 +1,132 @@
+import type { Mutant } from '../mutants.js';
+
+const EXECUTION = 'src/idempotent-execution.ts';
+const DURABLE_STEPS = 'src/lease/durable-steps.ts';
+const LEASE_SERVICE = 'src/lease/lease.service.ts';
+const LEASE_STORE = 'src/persistence/lease-store.ts';
+
+/** What `HELD` says, but for the fencing token. */
+const UNFENCED = 'scope = $1::text and key = $2::text and $3::uuid is not null and response_status is null';
+
+export const LEASE_MUTANTS: readonly Mutant[] = [
+  {
+    name: 'lease: response recorded without the fence',
+    expected: ['recorded by a former holder'],
+    changes: [
+      {
+        file: LEASE_STORE,
+        from: "$8::float8 * interval '1 millisecond'\n          where ${HELD}",
+        to: `$8::float8 * interval '1 millisecond'\n          where ${UNFENCED}`,
+      },
+    ],
+  },
+  {
+    name: 'lease: step stored without the fence',
+    expected: ['step of a former holder', 'effect doubled', 'finished step run again'],
+    changes: [
+      {
+        file: LEASE_STORE,
+        from: 'values ((select execution_id from ${keys} where ${HELD} for share),',
+        to: `values ((select execution_id from \${keys} where ${UNFENCED} for share),`,
+      },
+    ],
+  },
+  {
+    name: 'lease: step stored without a lock against a takeover',
+    expected: ['step of a former holder', 'effect doubled', 'finished step run again'],
+    changes: [
+      {
+        file: LEASE_STORE,
+        from: 'values ((select execution_id from ${keys} where ${HELD} for share),',
+        to: 'values ((select execution_id from ${keys} where ${HELD}),',
+      },
+      {
+        file: LEASE_STORE,
+        from: 'select 1 from ${keys} where ${HELD} for share',
+        to: 'select 1 from ${keys} where ${HELD}',
+      },
+    ],
+  },
+  {
+    name: 'lease: renewed without the fence',
+    expected: ['renewed by a former holder'],
+    changes: [
+      {
+        file: LEASE_STORE,
+        from: 'from clock_timestamp() as at\n        where ${HELD}',
+        to: `from clock_timestamp() as at\n        where ${UNFENCED}`,
+      },
+    ],
+  },
+  {
+    name: 'lease: released without the fence',
+    expected: ['released by a former holder'],
+    changes: [
+      {
+        file: LEASE_STORE,
+        from: "$4::float8 * interval '1 millisecond'\n        where ${HELD}`,\n    },\n    withdraw",
+        to: `$4::float8 * interval '1 millisecond'\n        where ${UNFENCED}\`,\n    },\n    withdraw`,
+      },
+    ],
+  },
+  {
+    name: 'lease: taken over although it lives',
+    expected: ['live lease taken'],
+    changes: [
+      { file: LEASE_STORE, from: ' or taken.lease_expires_at > at', to: '' },
+      { file: LEASE_STORE, from: '(k.lease_expires_at <= excluded.created_at and $10::bool)', to: '$10::bool' },
+    ],
+  },
+  {
+    name: 'lease: finished steps not remembered',
+    expected: ['finished step run again', 'effect doubled', 'effect without memory'],
+    changes: [{ file: DURABLE_STEPS, from: 'if (known !== undefined) {', to: "if (known?.name === '') {" }],
+  },
+  {
+    name: 'lease: downstream key differs by attempt',
+    expected: ['effect at the provider doubled'],
+    changes: [
+      {
+        file: EXECUTION,
+        from: 'downstreamKey: (step) => downstreamKey(scope, key, step),',
+        to: 'downstreamKey: (step) => downstreamKey(scope, key, `${step} ${attempt()}`),',
+      },
+    ],
+  },
+  {
+    name: "lease: 'fail' treated as 'resume'",
+    expected: ['interrupted operation run again'],
+    changes: [{ file: LEASE_SERVICE, from: "resumes: onInterrupted === 'resume'", to: 'resumes: true' }],
+  },
+  {
+    name: "lease: a transaction step's memory committed behind its writes",
+    expected: ['effect without memory'],
+    changes: [
+      {
+        file: LEASE_STORE,
+        from: '{ statement: this.statements.checkConstraints },\n',
+        to: "{ statement: this.statements.checkConstraints },\n{ statement: this.statements.commit },\n{ statement: BEGIN['READ COMMITTED'] },\n",
+      },
+    ],
+  },
+  {
+    name: 'lease: synchronous_commit left off',
+    expected: [
+      'answer without record',
+      'replay differs',
+      'effect without memory',
+      'step finished twice',
+      'finished step run again',
+      'step run twice in an attempt',
+      'key stuck',
+    ],
+    faults: { postgres: true },
+    changes: [
+      {
+        file: LEASE_STORE,
+        from: "durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}` },",
+        to: "durable: { id: 'lease_durable', text: 'select 1' },",
+      },
+    ],
+  },
+].map((mutant) => ({ ...mutant, scenario: 'lease' as const }));
