@@ -3,15 +3,19 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import { idempotencyMigrations, IdempotencyModule } from '../../src/index.js';
 import type { PaymentsAppOptions } from './app.js';
 import { CustomersModule } from './customers/customers.module.js';
+import { JobsModule } from './jobs/jobs.module.js';
 import { LedgerModule } from './ledger/ledger.module.js';
 import { CreatePaymentsTables1763700000000 } from './migrations/1763700000000-create-payments-tables.js';
+import { CreateVerificationAndPayouts1763800000000 } from './migrations/1763800000000-create-verification-and-payouts.js';
 import { PaymentsModule } from './payments/payments.module.js';
+import { PayoutsModule } from './payouts/payouts.module.js';
 import { UploadsModule } from './uploads/uploads.module.js';
 import { UsersModule } from './users/users.module.js';
+import { VerificationModule } from './verification/verification.module.js';
 
 @Module({})
 export class AppModule {
-  static register({ adapter, databaseUrl }: PaymentsAppOptions): DynamicModule {
+  static register({ adapter, databaseUrl, providerUrl }: PaymentsAppOptions): DynamicModule {
     return {
       module: AppModule,
       imports: [
@@ -20,7 +24,11 @@ export class AppModule {
           url: databaseUrl,
           autoLoadEntities: true,
           // The library's table is created like the application's own: by TypeORM's runner, in one go.
-          migrations: [...idempotencyMigrations, CreatePaymentsTables1763700000000],
+          migrations: [
+            ...idempotencyMigrations,
+            CreatePaymentsTables1763700000000,
+            CreateVerificationAndPayouts1763800000000,
+          ],
           migrationsRun: true,
           retryAttempts: 0,
         }),
@@ -34,6 +42,9 @@ export class AppModule {
         CustomersModule,
         UsersModule,
         UploadsModule.register(adapter),
+        VerificationModule.register(providerUrl),
+        JobsModule.register(databaseUrl),
+        PayoutsModule,
       ],
     };
   }

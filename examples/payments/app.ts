@@ -10,6 +10,8 @@ export type Adapter = 'express' | 'fastify';
 export interface PaymentsAppOptions {
   adapter: Adapter;
   databaseUrl: string;
+  /** Of the service that verifies users. */
+  providerUrl: string;
 }
 
 /** The application, ready for `listen()`. */

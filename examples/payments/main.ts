@@ -2,25 +2,30 @@ import { once } from 'node:events';
 import { startPostgres } from '../support/postgres-server.js';
 import { createPaymentsApp } from './app.js';
 import { readEnvironment } from './environment.js';
+import { startFakeProvider } from './provider/fake-provider.js';
 import { tour } from './tour.js';
 
 async function main(): Promise<void> {
-  const { adapter, port, databaseUrl, dataDir } = readEnvironment(process.env);
+  const { adapter, port, dataDir, ...given } = readEnvironment(process.env);
   // From the start, so that a signal that comes while the database starts also stops it.
   const signal = Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM')]);
 
-  const database = databaseUrl ? undefined : await startPostgres({ dataDir, persistent: true });
+  const database = given.databaseUrl ? undefined : await startPostgres({ dataDir, persistent: true });
+  const provider = given.providerUrl ? undefined : await startFakeProvider();
   try {
-    const app = await createPaymentsApp({ adapter, databaseUrl: databaseUrl ?? database!.url });
+    const databaseUrl = given.databaseUrl ?? database!.url;
+    const providerUrl = given.providerUrl ?? provider!.url;
+    const app = await createPaymentsApp({ adapter, databaseUrl, providerUrl });
     try {
       await app.listen(port, '127.0.0.1');
       const url = await app.getUrl();
-      console.log(`ready ${url}\n\n${tour(url)}`);
+      console.log(`ready ${url}\nverification provider ${providerUrl}\n\n${tour(url)}`);
       await signal;
     } finally {
       await app.close();
     }
   } finally {
+    await provider?.stop();
     await database?.stop();
   }
 }
