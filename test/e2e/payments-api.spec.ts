@@ -3,17 +3,10 @@ import type { INestApplication } from '@nestjs/common';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { createPaymentsApp } from '../../examples/payments/app.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
-import { rawRequest, type RawResponse } from '../support/raw-http.js';
+import { send as sendTo, type Json } from '../support/json-api.js';
 
-type Json = Record<string, unknown>;
-
-interface Answer {
-  status: number;
-  json: Json;
-  replayed: boolean;
-  location: string | undefined;
-  response: RawResponse;
-}
+/** Nothing in here calls the provider: payments-side-effects.spec.ts has what does. */
+const NO_PROVIDER = 'http://127.0.0.1:1';
 
 describe.each(['express', 'fastify'] as const)('the payments API on %s', (adapter) => {
   let database: TestDatabase;
@@ -22,7 +15,7 @@ describe.each(['express', 'fastify'] as const)('the payments API on %s', (adapte
 
   beforeAll(async () => {
     database = await createTestDatabase();
-    app = await createPaymentsApp({ adapter, databaseUrl: database.url });
+    app = await createPaymentsApp({ adapter, databaseUrl: database.url, providerUrl: NO_PROVIDER });
     app.useLogger(false); // The failures below are asked for.
     await app.listen(0, '127.0.0.1');
     port = (app.getHttpServer().address() as AddressInfo).port;
@@ -33,27 +26,8 @@ describe.each(['express', 'fastify'] as const)('the payments API on %s', (adapte
     await database.drop();
   });
 
-  async function send(method: string, path: string, key?: string, body?: object | string, type = 'application/json') {
-    const response = await rawRequest(port, {
-      method,
-      path,
-      headers: [
-        ...(body ? [['Content-Type', type] as const] : []),
-        ...(key ? [['Idempotency-Key', key] as const] : []),
-      ],
-      body: typeof body === 'object' ? JSON.stringify(body) : body,
-    });
-    const value = (name: string) =>
-      response.headerLines.find((line) => line.toLowerCase().startsWith(`${name}: `))?.slice(name.length + 2);
-    return {
-      status: response.status,
-      json: JSON.parse(response.body.toString()) as Json,
-      replayed: value('idempotency-replayed') === 'true',
-      location: value('location'),
-      response,
-    } satisfies Answer;
-  }
-
+  const send = (method: string, path: string, key?: string, body?: object | string, type?: string) =>
+    sendTo(port, method, path, key, body, type);
   const list = async (path: string) => (await send('GET', path)).json as unknown as Json[];
 
   const PAYMENT = { amount: 1000, currency: 'EUR', destination: 'acct_1' };
