@@ -302,7 +302,7 @@ class Hanging {
   }
 }
 
-const PROVIDERS = [Script, Orders, Outbox, Books, StopOutside];
+const PROVIDERS = [Orders, Outbox, Books, StopOutside];
 
 let started: TestApp[];
 let database: TestDatabase;
@@ -328,6 +328,7 @@ async function start(adapter: Adapter, options: Partial<TestAppOptions> = {}): P
     adapter,
     databaseUrl: database.url,
     controllers: [Shop, Hanging],
+    shared: [Script],
     providers: PROVIDERS,
     ...options,
   });
@@ -373,10 +374,10 @@ async function watchTransactions(): Promise<() => Promise<{ place: string; xid: 
 }
 
 /** Statements that were handed to a connection before the one before was answered: pg warns of them, pg 9 refuses them. */
-function watchOverlaps(dataSource: DataSource): string[] {
+function watchOverlaps(test: TestApp): string[] {
   const overlaps: string[] = [];
   const seen = new WeakSet<PoolClient>();
-  (dataSource.driver as unknown as { master: Pool }).master.on('acquire', (client) => {
+  const watch = (client: PoolClient) => {
     if (seen.has(client)) return;
     seen.add(client);
     const { _queryQueue: queue } = client as unknown as { _queryQueue: unknown[] };
@@ -388,8 +389,13 @@ function watchOverlaps(dataSource: DataSource): string[] {
         return query(...given);
       },
     });
-  });
+  };
+  poolsOf(test).forEach((pool) => pool.on('acquire', watch));
   return overlaps;
+}
+
+function poolsOf({ instances }: TestApp): Pool[] {
+  return instances.map(({ dataSource }) => (dataSource.driver as unknown as { master: Pool }).master);
 }
 
 describe.each(ADAPTERS)('on %s', (adapter) => {
@@ -447,12 +453,12 @@ describe.each(ADAPTERS)('on %s', (adapter) => {
       test.script.fails = true;
       expect((await test.post('/order', 'failing')).status).toBe(409);
       expect((await test.post('/order', '/plain')).status).toBe(422);
-      expect(await sessions()).toHaveLength(1);
+      expect(await sessions()).toHaveLength(test.instances.length);
     });
 
     it('may do so in parallel', async () => {
       const test = await start(adapter);
-      const overlaps = watchOverlaps(test.dataSource);
+      const overlaps = watchOverlaps(test);
       const responses = await Promise.all(['a', 'b', 'c', 'd'].map((key) => test.post('/parallel', key)));
       expect(responses.map(({ body }) => body.toString())).toEqual(Array.from({ length: 4 }, () => '{"rejected":1}'));
       const effects = await test.effects();
@@ -481,7 +487,7 @@ describe.each(ADAPTERS)('on %s', (adapter) => {
     });
 
     it('since the handler has deallocated what was prepared is rolled back once, and not again', async () => {
-      const test = await start(adapter);
+      const test = await start(adapter, { instances: 1 }); // each instance learns it for itself
       expect((await test.post('/deallocate', 'k')).status).toBe(503);
       expect(await test.effects()).toEqual([]);
       expect((await test.post('/deallocate', 'k')).status).toBe(201);
@@ -492,7 +498,7 @@ describe.each(ADAPTERS)('on %s', (adapter) => {
   it('prepared statements that somebody has deallocated between two requests are quietly done without', async () => {
     const test = await start(adapter, { poolSize: 1 });
     expect((await test.post('/order', 'first')).status).toBe(201);
-    await test.dataSource.query('deallocate all');
+    for (const { dataSource } of test.instances) await dataSource.query('deallocate all');
     expect((await test.post('/order', 'second')).status).toBe(201);
     expect((await test.post('/order', 'first')).headerLines).toContain('Idempotency-Replayed: true');
     expect(await test.effects()).toHaveLength(6);
@@ -502,7 +508,7 @@ describe.each(ADAPTERS)('on %s', (adapter) => {
   it('as many connections as before are there after 200 requests of all kinds, none in a transaction', async () => {
     const poolSize = 4;
     const test = await start(adapter, { poolSize });
-    const overlaps = watchOverlaps(test.dataSource);
+    const overlaps = watchOverlaps(test);
     const statuses: number[] = [];
     for (let round = 0; round < 20; round++) {
       test.script.fails = round % 2 === 1;
@@ -524,11 +530,16 @@ describe.each(ADAPTERS)('on %s', (adapter) => {
     expect(statuses).toHaveLength(200);
     expect([...new Set(statuses)].toSorted()).toEqual([201, 409, 422, 500, 503]);
 
-    const { master: pool } = test.dataSource.driver as unknown as { master: Pool };
-    await waitFor(() => pool.idleCount === pool.totalCount, { what: 'all connections to be back' });
-    await waitFor(async () => (await sessions()).length === pool.totalCount, { what: 'closed sessions to end' });
-    expect(pool.totalCount).toBeLessThanOrEqual(poolSize);
-    expect(pool.waitingCount).toBe(0);
+    const pools = poolsOf(test);
+    const connections = () => pools.reduce((sum, { totalCount }) => sum + totalCount, 0);
+    await waitFor(() => pools.every(({ idleCount, totalCount }) => idleCount === totalCount), {
+      what: 'all connections to be back',
+    });
+    await waitFor(async () => (await sessions()).length === connections(), { what: 'closed sessions to end' });
+    for (const pool of pools) {
+      expect(pool.totalCount).toBeLessThanOrEqual(poolSize);
+      expect(pool.waitingCount).toBe(0);
+    }
     expect((await sessions()).filter(({ state }) => state !== 'idle')).toEqual([]);
     expect(await advisoryLocks()).toBe(0);
     expect(overlaps).toEqual([]);
@@ -565,8 +576,7 @@ describe.each(ADAPTERS)('on %s', (adapter) => {
         Array.from({ length: 20 }, (__, index) => test.post('/plain', `plain ${index}`)),
       );
       expect(healed.every(({ status }) => status === 201)).toBe(true);
-      const { master: pool } = test.dataSource.driver as unknown as { master: Pool };
-      expect(pool.idleCount).toBe(pool.totalCount);
+      for (const pool of poolsOf(test)) expect(pool.idleCount).toBe(pool.totalCount);
 
       if (path === '/sleep') return;
       const again = test.post(path, 'k');
@@ -582,8 +592,7 @@ describe.each(ADAPTERS)('on %s', (adapter) => {
       const before = await sessions();
       for (const { pid } of before) await terminate(pid);
       await waitFor(async () => (await sessions()).length === 0, { what: 'the sessions to end' });
-      const { master: pool } = test.dataSource.driver as unknown as { master: Pool };
-      await waitFor(() => pool.totalCount === 0, { what: 'the pool to notice' });
+      await waitFor(() => poolsOf(test).every(({ totalCount }) => totalCount === 0), { what: 'the pools to notice' });
       expect((await test.post('/plain', 'second')).status).toBe(201);
       expect((await test.post('/plain', 'first')).headerLines).toContain('Idempotency-Replayed: true');
     });
@@ -663,7 +672,6 @@ describe.each(ADAPTERS)('with a DataSource that is different, on %s,', (adapter)
         TypeOrmModule.forFeature([Effect], name),
       ],
       providers: [
-        Script,
         inject(Orders, getRepositoryToken(Effect, name)),
         inject(Outbox, getEntityManagerToken(name)),
         inject(Books, getDataSourceToken(name)),

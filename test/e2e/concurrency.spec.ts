@@ -93,7 +93,7 @@ class Work {
   }
 }
 
-const INSTANCE = { controllers: [Work], providers: [Gate] };
+const INSTANCE = { controllers: [Work], shared: [Gate] };
 
 const statuses = (responses: RawResponse[]): Record<number, number> => {
   const counts: Record<number, number> = {};
@@ -109,7 +109,7 @@ describe.each(ADAPTERS)('duplicates and concurrency, on %s', (adapter) => {
   async function start(options: Partial<TestAppOptions> = {}): Promise<TestApp & { gate: Gate }> {
     const test = await createTestApp({ adapter, ...INSTANCE, ...options });
     running.unshift(test); // a second instance over the first one's database goes first
-    return { ...test, gate: test.app.get(Gate) };
+    return Object.assign(test, { gate: test.app.get(Gate) });
   }
 
   afterEach(async () => {
@@ -281,7 +281,7 @@ describe.each(ADAPTERS)('duplicates and concurrency, on %s', (adapter) => {
   });
 
   it('answers 503 with Retry-After when the pool stays exhausted, and recovers', async () => {
-    const test = await start({ poolSize: 1 });
+    const test = await start({ poolSize: 1, instances: 1 }); // each has a pool of its own
     const first = test.post('/slow', 'k1');
     await waitFor(() => test.gate.inside === 1, { timeoutMs: 5_000, what: 'the first request inside its handler' });
     const starved = await test.post('/slow', 'k2');

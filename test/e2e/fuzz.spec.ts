@@ -70,7 +70,7 @@ async function startTest(
     configure: (app: INestApplication) => app.useLogger(logger),
   });
   lines.length = 0;
-  return { ...test, lines };
+  return Object.assign(test, { lines });
 }
 
 function headerOf({ headerLines }: RawResponse, name: string): string | undefined {

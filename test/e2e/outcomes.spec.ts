@@ -1034,10 +1034,13 @@ describe.each(ADAPTERS)('what becomes of a request, on %s', (adapter) => {
         body: JSON.stringify({ label: path }),
       });
       await gates.entered(path);
-      const sockets = () =>
-        new Promise<number>((resolve) =>
-          test.app.getHttpServer().getConnections((_: unknown, n: number) => resolve(n)),
+      const sockets = async () => {
+        const counts = test.instances.map(
+          ({ app }) =>
+            new Promise<number>((resolve) => app.getHttpServer().getConnections((_: unknown, n: number) => resolve(n))),
         );
+        return (await Promise.all(counts)).reduce((sum, count) => sum + count);
+      };
       const before = await sockets();
       destroy();
       await waitFor(async () => (await sockets()) < before, { what: 'the server to notice' });

@@ -4,30 +4,38 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { createPaymentsApp } from '../../examples/payments/app.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { send as sendTo, type Json } from '../support/json-api.js';
+import { INSTANCES, inTurn, throughPooler } from '../support/test-app.js';
 
 /** Nothing in here calls the provider: payments-side-effects.spec.ts has what does. */
 const NO_PROVIDER = 'http://127.0.0.1:1';
 
 describe.each(['express', 'fastify'] as const)('the payments API on %s', (adapter) => {
   let database: TestDatabase;
-  let app: INestApplication;
-  let port: number;
+  const apps: INestApplication[] = [];
+  let nextPort: () => number;
 
   beforeAll(async () => {
     database = await createTestDatabase();
-    app = await createPaymentsApp({ adapter, databaseUrl: database.url, providerUrl: NO_PROVIDER });
-    app.useLogger(false); // The failures below are asked for.
-    await app.listen(0, '127.0.0.1');
-    port = (app.getHttpServer().address() as AddressInfo).port;
+    while (apps.length < INSTANCES) {
+      const app = await createPaymentsApp({
+        adapter,
+        databaseUrl: throughPooler(database.url),
+        providerUrl: NO_PROVIDER,
+      });
+      app.useLogger(false); // The failures below are asked for.
+      await app.listen(0, '127.0.0.1');
+      apps.push(app);
+    }
+    nextPort = inTurn(apps.map((app) => (app.getHttpServer().address() as AddressInfo).port));
   });
 
   afterAll(async () => {
-    await app.close();
+    for (const app of apps) await app.close();
     await database.drop();
   });
 
   const send = (method: string, path: string, key?: string, body?: object | string, type?: string) =>
-    sendTo(port, method, path, key, body, type);
+    sendTo(nextPort(), method, path, key, body, type);
   const list = async (path: string) => (await send('GET', path)).json as unknown as Json[];
 
   const PAYMENT = { amount: 1000, currency: 'EUR', destination: 'acct_1' };

@@ -1,5 +1,4 @@
 import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { once } from 'node:events';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
@@ -8,6 +7,7 @@ import { readEnvironment } from '../../examples/payments/environment.js';
 import { createTestDatabase } from '../support/database.js';
 import { startPaymentsExample, type PaymentsExample } from '../support/payments-example.js';
 import { openRequest, rawRequest, withoutVolatile, type RawRequest, type RawResponse } from '../support/raw-http.js';
+import { INSTANCES, inTurn, throughPooler } from '../support/test-app.js';
 import { waitFor } from '../support/wait-for.js';
 
 // Each test starts an application and a database, some of them twice, next to other test files that do the same.
@@ -27,10 +27,33 @@ afterEach(async () => {
   for (const step of undo.toReversed()) await step();
 });
 
+/** One process or more over one database, which is the first one's own unless the environment names another. */
 async function start(environment: NodeJS.ProcessEnv): Promise<PaymentsExample> {
-  const example = await startPaymentsExample({ DATA_DIR: dataDir, ...environment });
-  undo.push(() => example.end('SIGKILL'));
-  return example;
+  const first = await startPaymentsExample({ DATA_DIR: dataDir, ...environment });
+  undo.push(() => first.end('SIGKILL'));
+  const others: PaymentsExample[] = [];
+  while (others.length + 1 < INSTANCES) {
+    const databaseUrl = environment['DATABASE_URL'] ?? runningDatabase().url;
+    const other = await startPaymentsExample({ ...environment, DATABASE_URL: databaseUrl });
+    undo.push(() => other.end('SIGKILL'));
+    others.push(other);
+  }
+  const all = [first, ...others];
+  const next = inTurn(all);
+  return {
+    get port() {
+      return next().port;
+    },
+    output: first.output,
+    errors: () => all.map((example) => example.errors()).join(''),
+    async end(signal) {
+      // A kill strikes all at once. Otherwise the others go first, while their database is still there.
+      const codes = signal === 'SIGKILL' ? await Promise.all(all.map((example) => example.end(signal))) : [];
+      for (const example of all.toReversed()) codes.push(await example.end(signal));
+      const [failure = 0] = codes.filter((code) => code !== 0);
+      return failure;
+    },
+  };
 }
 
 /** The requests that a printed command line sends. Knows as much of curl as is printed. */
@@ -129,21 +152,20 @@ describe.each(['express', 'fastify'])('npm start with ADAPTER=%s', (adapter) => 
     const database = runningDatabase();
     await database.waitForUncommittedWrites();
     process.kill(database.pid, 'SIGKILL');
-    before.process.kill('SIGKILL');
-    await once(before.process, 'exit');
+    await before.end('SIGKILL');
     await expect(interrupted.response).rejects.toThrow(/Received 0 bytes/);
 
-    const { port } = await start({ ADAPTER: adapter });
-    const list = async (path: string) => json(await rawRequest(port, { method: 'GET', path })) as unknown[];
+    const after = await start({ ADAPTER: adapter });
+    const list = async (path: string) => json(await rawRequest(after.port, { method: 'GET', path })) as unknown[];
     expect(await list('/payments')).toEqual(expect.arrayContaining(paid.map(json)));
     expect(await list('/payments')).toHaveLength(2);
     expect(await list('/ledger')).toHaveLength(2);
 
-    const replays = await Promise.all(keys.map((key) => rawRequest(port, payment(key))));
+    const replays = await Promise.all(keys.map((key) => rawRequest(after.port, payment(key))));
     expect(replays.map(({ body }) => body)).toEqual(paid.map(({ body }) => body));
     expect(replays.map((replay) => header(replay, 'Idempotency-Replayed'))).toEqual(['true', 'true']);
 
-    const retry = await rawRequest(port, payment('three', '?delay_ms=3000'));
+    const retry = await rawRequest(after.port, payment('three', '?delay_ms=3000'));
     expect(retry.status).toBe(201);
     expect(header(retry, 'Idempotency-Replayed')).toBeUndefined();
     expect(await list('/payments')).toHaveLength(3);
@@ -155,7 +177,7 @@ describe('npm start', () => {
   it('uses the server of DATABASE_URL, and stops on SIGINT', async () => {
     const database = await createTestDatabase();
     undo.push(() => database.drop());
-    const example = await start({ DATABASE_URL: database.url });
+    const example = await start({ DATABASE_URL: throughPooler(database.url) });
     expect((await rawRequest(example.port, payment('one'))).status).toBe(201);
     expect(await example.end('SIGINT')).toBe(0);
 
@@ -178,6 +200,7 @@ function runningDatabase() {
   const password = readFileSync(join(dataDir, 'launcher-password'), 'utf8').trim();
   const url = `postgres://postgres:${password}@127.0.0.1:${port}/postgres`;
   return {
+    url,
     pid: Number(pid),
     /** A transaction has an id from its first write on. */
     async waitForUncommittedWrites(): Promise<void> {

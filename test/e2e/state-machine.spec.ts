@@ -272,6 +272,7 @@ class System {
       adapter: this.adapter,
       controllers: [OperationsController],
       databaseUrl: this.database.url,
+      instances: 1, // there are two applications already, and the commands say which one is asked
       extra: { application_name: applicationName(index) },
       idempotency: {
         inFlight: POLICIES[index]!,

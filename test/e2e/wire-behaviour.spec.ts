@@ -77,23 +77,28 @@ class HouseStyle implements ExceptionFilter {
   }
 }
 
-/** Counts its runs in the database, under the label of the request, and answers with what tells one run from another. */
+/** Where a test holds the work, by label, and whether the work fails. */
 @Injectable()
-class Work {
+class Cues {
   readonly started = new Map<string, () => void>();
   readonly goOn = new Map<string, Promise<void>>();
   fails = false;
+}
 
+/** Counts its runs in the database, under the label of the request, and answers with what tells one run from another. */
+@Injectable()
+class Work {
   constructor(
+    private readonly cues: Cues,
     @InjectRepository(Effect) private readonly effects: Repository<Effect>,
     @InjectDataSource() private readonly dataSource: DataSource,
   ) {}
 
   async do(label: string) {
     const { id } = await this.effects.save({ label });
-    this.started.get(label)?.();
-    await this.goOn.get(label);
-    if (this.fails) {
+    this.cues.started.get(label)?.();
+    await this.cues.goOn.get(label);
+    if (this.cues.fails) {
       throw new Error(`kaput: ${label}`);
     }
     return { id, label };
@@ -387,13 +392,14 @@ function collectLogs(): string[] {
 
 describe.each(ADAPTERS)('on the wire, with %s', (adapter) => {
   let test: TestApp;
-  let work: Work;
+  let cues: Cues;
   const opened: TestApp[] = [];
 
   async function start(options: Partial<TestAppOptions> = {}): Promise<TestApp> {
     const started = await createTestApp({
       adapter,
       controllers: [Orders, Users, Plain, Whole, OfModule],
+      shared: [Cues],
       providers: [Work],
       ...options,
     });
@@ -403,11 +409,11 @@ describe.each(ADAPTERS)('on the wire, with %s', (adapter) => {
 
   beforeAll(async () => {
     test = await start({ idempotency: { scope: undefined } });
-    work = test.app.get(Work);
+    cues = test.app.get(Cues);
   });
 
   afterEach(() => {
-    work.fails = false;
+    cues.fails = false;
     Authentication.revoked.clear();
   });
 
@@ -444,8 +450,8 @@ describe.each(ADAPTERS)('on the wire, with %s', (adapter) => {
   /** Starts a request and resolves once its handler has written. */
   async function sendAndHold(label: string): Promise<{ response: Promise<RawResponse>; goOn: () => void }> {
     const [started, goOn] = [deferred(), deferred()];
-    work.started.set(label, started.resolve);
-    work.goOn.set(label, goOn.promise);
+    cues.started.set(label, started.resolve);
+    cues.goOn.set(label, goOn.promise);
     const response = send('/orders', label);
     await started.promise;
     return { response, goOn: goOn.resolve };
@@ -677,12 +683,12 @@ describe.each(ADAPTERS)('on the wire, with %s', (adapter) => {
     });
 
     it('runs the handler when the first request failed', async () => {
-      work.fails = true;
+      cues.fails = true;
       const failed = await send('/orders', 'failed-first');
       expect(failed.status).toBe(500);
       expect(lines(failed, 'Content-Type')).toEqual([expect.stringMatching(/^application\/json/)]);
       expect(await rowOf('failed-first')).toBeUndefined();
-      work.fails = false;
+      cues.fails = false;
       const second = await send('/orders', 'failed-first');
       expect(second.status).toBe(201);
       expect(await send('/orders', 'failed-first')).toEqual(replayOf(second));
@@ -690,9 +696,9 @@ describe.each(ADAPTERS)('on the wire, with %s', (adapter) => {
     });
 
     it('with another payload is welcome when the first request failed', async () => {
-      work.fails = true;
+      cues.fails = true;
       expect((await send('/orders', 'corrected', { body: '{"label":"wrong"}' })).status).toBe(500);
-      work.fails = false;
+      cues.fails = false;
       expect((await send('/orders', 'corrected', { body: '{"label":"right"}' })).status).toBe(201);
       expect([await runs('wrong'), await runs('right')]).toEqual([0, 1]);
     });
@@ -783,12 +789,12 @@ describe.each(ADAPTERS)('on the wire, with %s', (adapter) => {
       ];
       held.goOn();
       const first = await held.response;
-      work.fails = true;
+      cues.fails = true;
       responses.push(
         await send('/orders?other', SECRET),
         await send('/orders', `${SECRET}-failing`, { body: '{"label":"f"}' }),
       );
-      work.fails = false;
+      cues.fails = false;
       await send('/big-json', `${SECRET}-big`);
       responses.push(await send('/big-json', `${SECRET}-big`));
       await test.dataSource.query('alter table idempotency_keys rename to not_here');
@@ -1079,7 +1085,7 @@ describe('over HTTP/2, which Fastify speaks', () => {
           IdempotencyModule.forRoot({ scope: () => '' }),
         ],
         controllers: [OfModule],
-        providers: [Work],
+        providers: [Cues, Work],
       },
       new FastifyAdapter({ http2: true } as unknown as ConstructorParameters<typeof FastifyAdapter>[0]),
     );

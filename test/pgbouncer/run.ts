@@ -10,6 +10,7 @@ import { connect, createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { startPostgres } from '../../examples/support/postgres-server.js';
+import { runJest } from '../support/run-jest.js';
 import { waitFor } from '../support/wait-for.js';
 
 /** Fewer server sessions than the clients of one test: transactions of one client wander between sessions. */
@@ -73,21 +74,6 @@ log_pooler_errors = 0
     failed as Promise<never>,
   ]);
   return { pooler, port };
-}
-
-async function runJest(jestArguments: string[], environment: Record<string, string>): Promise<number> {
-  const jest = spawn(
-    process.execPath,
-    [
-      '--experimental-vm-modules',
-      '--disable-warning=ExperimentalWarning',
-      'node_modules/jest/bin/jest.js',
-      ...(jestArguments.length > 0 ? jestArguments : ['test/e2e']),
-    ],
-    { stdio: 'inherit', env: { ...process.env, ...environment } },
-  );
-  const [code] = (await once(jest, 'exit')) as [number | null];
-  return code ?? 1;
 }
 
 async function stop(child: ChildProcess): Promise<void> {

@@ -1,12 +1,11 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { waitFor } from './wait-for.js';
 
 export interface PaymentsExample {
-  process: ChildProcess;
-  port: number;
+  readonly port: number;
   /** What it printed by the time it was ready. */
   output: string[];
   /** What it complained about so far. */
@@ -37,7 +36,6 @@ export async function startPaymentsExample(environment: NodeJS.ProcessEnv): Prom
   if (!port) throw new Error(`The example did not start. It printed:\n${output.join('\n')}\n${errors}`);
 
   return {
-    process: child,
     port,
     output,
     errors: () => errors,

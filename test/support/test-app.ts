@@ -1,6 +1,12 @@
 import type { AddressInfo } from 'node:net';
 import multipart from '@fastify/multipart';
-import { type INestApplication, type LoggerService, type ModuleMetadata, ValidationPipe } from '@nestjs/common';
+import {
+  type INestApplication,
+  type LoggerService,
+  type ModuleMetadata,
+  type Type,
+  ValidationPipe,
+} from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { ExpressAdapter } from '@nestjs/platform-express';
 import { FastifyAdapter } from '@nestjs/platform-fastify';
@@ -14,8 +20,15 @@ import { type RawRequest, type RawResponse, rawRequest } from './raw-http.js';
 export const ADAPTERS = ['express', 'fastify'] as const;
 export type Adapter = (typeof ADAPTERS)[number];
 
+/** How many instances serve over one database: two where `npm run test:instances` runs the tests. */
+export const INSTANCES = Number(process.env['TEST_INSTANCES'] ?? 1);
+
 export interface TestAppOptions extends Pick<ModuleMetadata, 'controllers' | 'providers' | 'imports'> {
   adapter: Adapter;
+  /** Providers by which a test and its handlers talk: one object for all instances, made without arguments. */
+  shared?: Type<object>[];
+  /** One whatever the mode, for a test of what a single process does. */
+  instances?: 1;
   /** Options of the module; the scope is the shared one unless they say otherwise. */
   idempotency?: IdempotencyModuleOptions;
   poolSize?: number;
@@ -27,12 +40,19 @@ export interface TestAppOptions extends Pick<ModuleMetadata, 'controllers' | 'pr
   configure?: (app: INestApplication) => void;
 }
 
-export interface TestApp {
+export interface Instance {
   app: INestApplication;
   port: number;
   dataSource: DataSource;
+}
+
+/** `app` and `dataSource` are those of the first instance. */
+export interface TestApp extends Instance {
+  /** Each look tells the port of the next instance: requests go to one after the other. */
+  readonly port: number;
+  instances: Instance[];
   databaseUrl: string;
-  /** Everything that was logged at `warn` and above since the start. */
+  /** Everything that any instance has logged at `warn` and above since the start. */
   logs: string[];
   post(path: string, key: string, body?: unknown, headers?: [string, string][]): Promise<RawResponse>;
   request(request: RawRequest): Promise<RawResponse>;
@@ -45,7 +65,55 @@ export async function createTestApp(options: TestAppOptions): Promise<TestApp> {
   const database = options.databaseUrl === undefined ? await createTestDatabase() : undefined;
   const databaseUrl = options.databaseUrl ?? database!.url;
   const logs: string[] = [];
+  const shared = (options.shared ?? []).map((provide) => ({ provide, useValue: new provide() }));
+  const instances: Instance[] = [];
+  while (instances.length < (options.instances ?? INSTANCES)) {
+    instances.push(await startInstance({ ...options, databaseUrl, logs, shared }));
+  }
+  const next = inTurn(instances);
+  const request = (raw: RawRequest): Promise<RawResponse> => rawRequest(next().port, raw);
+  const { app, dataSource } = instances[0]!;
 
+  return {
+    app,
+    dataSource,
+    instances,
+    databaseUrl,
+    logs,
+    get port() {
+      return next().port;
+    },
+    request,
+    post: (path, key, body = {}, headers = []) =>
+      request({
+        method: 'POST',
+        path,
+        headers: [['Content-Type', 'application/json'], ['Idempotency-Key', key], ...headers],
+        body: JSON.stringify(body),
+      }),
+    effects: async () => (await dataSource.manager.find(Effect, { order: { id: 'ASC' } })).map(({ label }) => label),
+    close: async () => {
+      for (const instance of instances) {
+        await instance.app.close();
+      }
+      await database?.drop();
+    },
+  };
+}
+
+/** One after the other, over and over. */
+export function inTurn<T>(all: readonly T[]): () => T {
+  let turn = 0;
+  return () => all[turn++ % all.length]!;
+}
+
+interface InstanceOptions extends Omit<TestAppOptions, 'shared'> {
+  databaseUrl: string;
+  logs: string[];
+  shared: { provide: Type<object>; useValue: object }[];
+}
+
+async function startInstance({ databaseUrl, logs, shared, ...options }: InstanceOptions): Promise<Instance> {
   class AppModule {}
   const app = await NestFactory.create<INestApplication>(
     {
@@ -65,7 +133,7 @@ export async function createTestApp(options: TestAppOptions): Promise<TestApp> {
         ...(options.imports ?? []),
       ],
       controllers: options.controllers ?? [],
-      providers: options.providers ?? [],
+      providers: [...shared, ...(options.providers ?? [])],
     },
     options.adapter === 'express' ? new ExpressAdapter() : await fastifyAdapter(),
     { logger: collectingLogger(logs) },
@@ -74,32 +142,11 @@ export async function createTestApp(options: TestAppOptions): Promise<TestApp> {
   options.configure?.(app);
   await app.listen(0, '127.0.0.1');
   const { port } = app.getHttpServer().address() as AddressInfo;
-  const dataSource = app.get(DataSource);
-
-  return {
-    app,
-    port,
-    dataSource,
-    databaseUrl,
-    logs,
-    request: (request) => rawRequest(port, request),
-    post: (path, key, body = {}, headers = []) =>
-      rawRequest(port, {
-        method: 'POST',
-        path,
-        headers: [['Content-Type', 'application/json'], ['Idempotency-Key', key], ...headers],
-        body: JSON.stringify(body),
-      }),
-    effects: async () => (await dataSource.manager.find(Effect, { order: { id: 'ASC' } })).map(({ label }) => label),
-    close: async () => {
-      await app.close();
-      await database?.drop();
-    },
-  };
+  return { app, port, dataSource: app.get(DataSource) };
 }
 
 /** Where `npm run test:pgbouncer` has put PgBouncer in front of the database, the application goes through it. */
-function throughPooler(url: string): string {
+export function throughPooler(url: string): string {
   const port = process.env['TEST_PGBOUNCER_PORT'];
   if (port === undefined) {
     return url;
@@ -117,6 +164,9 @@ async function fastifyAdapter(): Promise<FastifyAdapter> {
 
 function collectingLogger(logs: string[]): LoggerService {
   const collect = (...parts: unknown[]): void => {
+    if (parts.at(-1) === 'DataSourceNameRegistry') {
+      return; // it takes the second application of a process for a second DataSource of the first
+    }
     logs.push(parts.map((part) => (part instanceof Error ? (part.stack ?? part.message) : String(part))).join(' '));
   };
   const ignore = (): void => undefined;
