@@ -63,6 +63,8 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     const connections = new Connections(transactions, runner);
     const claims = new ClaimService(store, connections, new LeaseService(leaseStore, connections));
     this.parts = { dataSource, store, leaseStore, transactions, claims };
+    // Depending on the order of the imports, TypeORM's module is shut down before this one.
+    transactions.closeAfter(() => claims.idle());
   }
 
   /** A request whose client has gone may still run: what it writes must not leave its transaction. */

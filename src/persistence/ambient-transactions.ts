@@ -60,9 +60,19 @@ export class AmbientTransactions {
     return 'isolationLevel' in options ? (options.isolationLevel as IsolationLevel | undefined) : undefined;
   }
 
+  /** Has the DataSource wait for `idle` before it closes its connections, whoever closes it. */
+  closeAfter(idle: () => Promise<void>): void {
+    const destroy = this.dataSource.destroy.bind(this.dataSource);
+    this.dataSource.destroy = async () => {
+      await idle();
+      await destroy();
+    };
+  }
+
   /** Gives the DataSource its own ways back. */
   uninstall(): void {
     Reflect.deleteProperty(this.dataSource, 'createQueryRunner');
+    Reflect.deleteProperty(this.dataSource, 'destroy');
     poolOf(this.dataSource)?.off('acquire', keepProcessAlive);
     installed.delete(this.dataSource);
   }

@@ -1,3 +1,6 @@
+import type { Server } from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { Controller, Get, Injectable, Post, Query } from '@nestjs/common';
 import { InjectDataSource, InjectRepository } from '@nestjs/typeorm';
@@ -5,7 +8,7 @@ import { DataSource, type Repository } from 'typeorm';
 import { deferred } from '../../src/deferred.js';
 import { Idempotent, IdempotencyContext } from '../../src/index.js';
 import { Effect } from '../support/effect.entity.js';
-import type { RawResponse } from '../support/raw-http.js';
+import { openRequest, type RawResponse } from '../support/raw-http.js';
 import { ADAPTERS, createTestApp, type TestApp, type TestAppOptions } from '../support/test-app.js';
 import { waitFor } from '../support/wait-for.js';
 
@@ -306,5 +309,27 @@ describe.each(ADAPTERS)('duplicates and concurrency, on %s', (adapter) => {
     expect((await first).status).toBe(201);
     await closing;
     expect(test.dataSource.isInitialized).toBe(false);
+  });
+
+  it('finishes also the request of a client that has gone when the application shuts down', async () => {
+    const test = await start();
+    const server = test.app.getHttpServer() as Server;
+    const { destroy } = await openRequest(test.port, {
+      method: 'POST',
+      path: '/slow',
+      headers: [['Idempotency-Key', 'k']],
+    });
+    await waitFor(() => test.gate.inside === 1, { timeoutMs: 5_000, what: 'the request inside its handler' });
+    destroy();
+    const connections = () => promisify(server.getConnections.bind(server))();
+    await waitFor(async () => (await connections()) === 0, { what: 'the server to notice' });
+    const closing = test.app.close(); // there is nobody to answer: the server does not wait
+    await delay(200);
+    test.gate.open();
+    await closing;
+    const after = await start({ databaseUrl: test.databaseUrl });
+    expect(await after.effects()).toEqual(['slow']);
+    const replay = await after.request({ method: 'POST', path: '/slow', headers: [['Idempotency-Key', 'k']] });
+    expect(replay.headerLines).toContain('Idempotency-Replayed: true');
   });
 });
