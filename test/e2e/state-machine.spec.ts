@@ -25,7 +25,7 @@ import {
   type Slot,
   StateMachineModel,
 } from '../support/state-machine-model.js';
-import { type Adapter, ADAPTERS, createTestApp, type TestApp } from '../support/test-app.js';
+import { type Adapter, ADAPTERS, createTestApp, IS_POOLED, type TestApp } from '../support/test-app.js';
 import { waitFor } from '../support/wait-for.js';
 
 /**
@@ -208,13 +208,15 @@ class System {
     );
   }
 
-  /** Ends the connections of one application. */
+  /** Ends the connections of one application; behind a pooler, those that it has for a transaction. */
   async cut(index: number): Promise<void> {
-    await this.admin.query('select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1', [
-      applicationName(index),
-    ]);
+    await this.admin.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity
+       where application_name = $1 and ($2 or state <> 'idle')`,
+      [applicationName(index), !IS_POOLED],
+    );
     const { master: pool } = this.instances[index]!.dataSource.driver as unknown as { master: Pool };
-    await waitFor(() => pool.totalCount === 0, { what: 'the pool to have noticed' });
+    await waitFor(() => pool.totalCount === (IS_POOLED ? pool.idleCount : 0), { what: 'the pool to have noticed' });
   }
 
   /** Shuts one application down, in the middle of what it does; `meanwhile` lets that go on. */

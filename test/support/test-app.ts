@@ -23,6 +23,12 @@ export type Adapter = (typeof ADAPTERS)[number];
 /** How many instances serve over one database: two where `npm run test:instances` runs the tests. */
 export const INSTANCES = Number(process.env['TEST_INSTANCES'] ?? 1);
 
+/** Where `npm run test:pgbouncer` has put PgBouncer in front of the database, the applications go through it. */
+const POOLER_PORT = process.env['TEST_PGBOUNCER_PORT'];
+
+/** The sessions in PostgreSQL are the pooler's then, and an application has its own only for a transaction. */
+export const IS_POOLED = POOLER_PORT !== undefined;
+
 export interface TestAppOptions extends Pick<ModuleMetadata, 'controllers' | 'providers' | 'imports'> {
   adapter: Adapter;
   /** Providers by which a test and its handlers talk: one object for all instances, made without arguments. */
@@ -145,14 +151,12 @@ async function startInstance({ databaseUrl, logs, shared, ...options }: Instance
   return { app, port, dataSource: app.get(DataSource) };
 }
 
-/** Where `npm run test:pgbouncer` has put PgBouncer in front of the database, the application goes through it. */
 export function throughPooler(url: string): string {
-  const port = process.env['TEST_PGBOUNCER_PORT'];
-  if (port === undefined) {
+  if (POOLER_PORT === undefined) {
     return url;
   }
   const pooled = new URL(url);
-  pooled.port = port;
+  pooled.port = POOLER_PORT;
   return pooled.href;
 }
 
