@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { Client } from 'pg';
 import { startFakeProvider, type FakeProvider } from '../../examples/payments/provider/fake-provider.js';
@@ -31,6 +30,7 @@ describe.each(['express', 'fastify'])('the example’s effects outside of its tr
   /** Another for each test: the provider would have the session of the last one. */
   let key: string;
   let example: PaymentsExample;
+  let isKilled = false;
 
   beforeAll(async () => {
     database = await createTestDatabase();
@@ -45,7 +45,7 @@ describe.each(['express', 'fastify'])('the example’s effects outside of its tr
 
   afterEach(async () => {
     await switchProvider({ slow_ms: 0, fail: 0, drop: 0 });
-    if (example.process.signalCode) await start();
+    if (isKilled) await start();
     for (const table of ['idempotency_keys', 'idempotency_steps', 'verification_sessions', 'payouts', 'pgboss.job']) {
       await query(`delete from ${table}`);
     }
@@ -60,11 +60,12 @@ describe.each(['express', 'fastify'])('the example’s effects outside of its tr
   async function start(): Promise<void> {
     const environment = { ADAPTER: adapter, DATABASE_URL: database.url, PROVIDER_URL: provider.url };
     example = await startPaymentsExample(environment);
+    isKilled = false;
   }
 
   async function kill(): Promise<void> {
-    example.process.kill('SIGKILL');
-    await once(example.process, 'exit');
+    isKilled = true;
+    await example.end('SIGKILL');
   }
 
   const send = (method: string, path: string, withKey?: string, body?: object): Promise<Answer> =>
