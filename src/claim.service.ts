@@ -148,18 +148,24 @@ export class ClaimService {
 
   /**
    * What a duplicate of a request in this process gets; nothing where it may claim the key, for its holder has lost it.
-   * Where the database is slow to tell, that the request runs here is answer enough.
+   * Where all connections are in use, that the request runs here is answer enough.
    */
-  private async outcomeBeside(running: Running, request: IdempotentRequest): Promise<Outcome | undefined> {
-    const found = await within(IN_FLIGHT_LOOK_MS, running.look.ask());
-    switch (found?.kind) {
-      case 'completed':
-      case 'unfinished':
-        return outcomeOf(found, request);
+  private async outcomeBeside({ look }: Running, request: IdempotentRequest): Promise<Outcome | undefined> {
+    const looking = look.ask();
+    let found = await within(IN_FLIGHT_LOOK_MS, looking);
+    if (found === undefined) {
+      if (this.connections.areInUse) {
+        return { kind: 'in flight' };
+      }
+      found = await looking;
+    }
+    switch (found.kind) {
       case 'claimed':
         return undefined;
+      case 'in flight':
+        return found;
       default:
-        return { kind: 'in flight' };
+        return outcomeOf(found, request);
     }
   }
 

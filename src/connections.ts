@@ -19,6 +19,11 @@ export class Connections {
     private readonly runner: StatementRunner,
   ) {}
 
+  /** Whether a question would have to wait for somebody else's connection. */
+  get areInUse(): boolean {
+    return this.transactions.isPoolExhausted;
+  }
+
   /** A connection, or an error after a bounded wait; pg's own pool waits without bound unless told otherwise. */
   async connect(): Promise<DatabaseConnection> {
     const connecting = this.transactions.connect();

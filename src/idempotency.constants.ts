@@ -29,7 +29,7 @@ export const RECENT_KEYS = 10_000;
 /** First and longest pause between two looks at a key that another instance holds, for `inFlight: { waitMs }`. */
 export const IN_FLIGHT_POLL_MS = { first: 25, longest: 500 } as const;
 
-/** A duplicate of a request of this process waits so long for the table's word: with all connections in use it would for ever. */
+/** So long a duplicate of a request of this process waits for a connection to ask the table: with all in use it could be for ever. */
 export const IN_FLIGHT_LOOK_MS = 250;
 
 /** Tells whether the COMMIT whose answer was lost took place: so often and so far apart the backend is asked for. */

@@ -60,6 +60,11 @@ export class AmbientTransactions {
     return 'isolationLevel' in options ? (options.isolationLevel as IsolationLevel | undefined) : undefined;
   }
 
+  get isPoolExhausted(): boolean {
+    const pool = poolOf(this.dataSource);
+    return pool !== undefined && pool.idleCount === 0 && pool.totalCount >= pool.options.max;
+  }
+
   /** Has the DataSource wait for `idle` before it closes its connections, whoever closes it. */
   closeAfter(idle: () => Promise<void>): void {
     const destroy = this.dataSource.destroy.bind(this.dataSource);

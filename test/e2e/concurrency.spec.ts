@@ -155,6 +155,32 @@ describe.each(ADAPTERS)('duplicates and concurrency, on %s', (adapter) => {
     expect(replay.headerLines).toContain('Idempotency-Replayed: true');
   });
 
+  it('asks the table whether a request that runs here still holds its key', async () => {
+    const one = await start({ instances: 1 });
+    const two = await start({ instances: 1, databaseUrl: one.databaseUrl });
+    const cutOff = one.post('/slow', 'k');
+    await waitFor(() => one.gate.inside === 1, { what: 'the first request inside its handler' });
+
+    // Its session ends, and its handler notices nothing.
+    const open = `from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`;
+    await two.dataSource.query(`select pg_terminate_backend(pid) ${open}`);
+    await waitFor(async () => (await two.dataSource.query<unknown[]>(`select pid ${open}`)).length === 0, {
+      what: 'the session to end',
+    });
+    const second = two.post('/slow', 'k');
+    await waitFor(() => two.gate.inside === 1, { what: 'the second request inside its handler' });
+    two.gate.open();
+    const answer = await second;
+    expect(answer.status).toBe(201);
+
+    const retry = await one.post('/slow', 'k');
+    expect(retry.body).toEqual(answer.body);
+    expect(retry.headerLines).toContain('Idempotency-Replayed: true');
+    one.gate.open();
+    expect((await cutOff).body).toEqual(answer.body); // its outcome, for its own is lost
+    expect(await two.effects()).toEqual(['slow']);
+  });
+
   it('lets waiting duplicates have the replay as soon as it is there, without a connection in hand', async () => {
     const test = await start({ poolSize: 2 });
     const first = test.post('/patient', 'k');
