@@ -24,6 +24,8 @@ export interface NemesisOptions {
   passages: number;
   /** How many requests of this round have been answered. */
   answers: () => number;
+  /** Called when the lease of a key has run out although its holder is alive. */
+  onExpired: (key: string) => void;
 }
 
 /** An armed failpoint that is not reached within this time gives way to another one. */
@@ -67,7 +69,7 @@ export class Nemesis {
         ? [
             this.repeat(
               [100, 300],
-              this.afterAnswers(8, () => this.backDateLeases()),
+              this.afterAnswers(8, () => this.backDateLease()),
             ),
             this.repeat(
               [500, 1_500],
@@ -214,25 +216,29 @@ export class Nemesis {
     this.options.tally.backDatedKeys += rowCount ?? 0;
   }
 
-  /** Lets leases run out whose holders are alive, and know nothing of it. */
-  private async backDateLeases(): Promise<void> {
-    const { rowCount } = await this.options.postgres.run((client) =>
-      client.query(`
+  /** Lets a lease run out whose holder is alive, and knows nothing of it. */
+  private async backDateLease(): Promise<void> {
+    const { rows } = await this.options.postgres.run((client) =>
+      client.query<{ key: string }>(`
         update idempotency_keys set lease_expires_at = clock_timestamp()
         where (scope, key) in (
           select scope, key from idempotency_keys where lease_expires_at > clock_timestamp()
           order by random() limit 1
-          for update skip locked)`),
+          for update skip locked)
+        returning key`),
     );
-    this.options.tally.backDatedLeases += rowCount ?? 0;
+    for (const { key } of rows) {
+      this.options.tally.backDatedLeases++;
+      this.options.onExpired(key);
+    }
   }
 
   /** A process that neither works nor dies, for longer than its leases last. */
   private async freeze(): Promise<void> {
-    const { fleet, options, random } = this;
-    if (options.faults.kills && fleet !== undefined && fleet.serving.length > 1) {
-      await random.pick(fleet.serving).freeze(LEASE_LIMITS.leaseMs * random.integer(1, 3) + 50);
-      options.tally.pauses++;
+    const serving = this.fleet?.serving ?? [];
+    if (serving.length > 1) {
+      await this.random.pick(serving).freeze(LEASE_LIMITS.leaseMs * this.random.integer(1, 3) + 50);
+      this.options.tally.pauses++;
     }
   }
 

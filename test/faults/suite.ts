@@ -126,6 +126,7 @@ class Suite {
       faults,
       passages: options.passages,
       answers: () => this.workload?.answers ?? 0,
+      onExpired: (key) => this.workload?.takeOver(key),
     });
     this.fleet = new Fleet({
       main,

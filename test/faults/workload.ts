@@ -17,6 +17,7 @@ export class Workload {
   readonly histories: KeyHistory[] = [];
   /** Requests that got an answer, of whatever kind. */
   answers = 0;
+  private readonly takers: Promise<unknown>[] = [];
   private stopped = false;
 
   constructor(
@@ -48,8 +49,18 @@ export class Workload {
     this.stopped = true;
   }
 
+  /** Two clients at once ask for a key that is there to be taken. */
+  takeOver(key: string): void {
+    const history = this.histories.find((candidate) => candidate.key === key);
+    if (history !== undefined) {
+      const random = this.random.fork(`takers of ${key} at ${history.exchanges.length}`);
+      this.takers.push(...[1, 2].map(() => this.send(history, random, 'duplicate', history.failures + 1)));
+    }
+  }
+
   /** After the storm: every key, and some `old` ones, are asked for once more, until they give their answer. */
   async resolveAll(clients: number, old: readonly KeyHistory[]): Promise<void> {
+    await Promise.all(this.takers);
     const left = [...this.histories, ...old];
     const client = async (): Promise<void> => {
       for (let history = left.pop(); history !== undefined; history = left.pop()) {

@@ -33,11 +33,11 @@ export class LeasesController {
     return this.carryOut(context, body, res, { signal: context.signal });
   }
 
-  /** Does not listen when it is told that its lease is lost, and rests for longer than one between its steps. */
+  /** Does not listen when it is told that its lease is lost, and rests for longer than one before and behind its last step. */
   @Post('stubborn')
   @Idempotent(LEASE)
   stubborn(@Body() body: Transfer, @IdempotencyContext() context: IdempotencyContext, @Res(PASS) res: Response) {
-    return this.carryOut(context, body, res, { between: () => delay(body.amount % (2 * leaseMs)) });
+    return this.carryOut(context, body, res, { around: () => delay(body.amount % (1.5 * leaseMs)) });
   }
 
   /** Fails behind its second step on its first attempts: what has finished is kept. */
@@ -49,12 +49,12 @@ export class LeasesController {
     @IdempotencyContext() context: IdempotencyContext,
     @Res(PASS) res: Response,
   ) {
-    const between = (): void => {
+    const around = (): void => {
       if (Number(attempt) <= body.failures) {
         throw new Error('the handler fails between its steps');
       }
     };
-    return this.carryOut(context, body, res, { between });
+    return this.carryOut(context, body, res, { around });
   }
 
   /** Its last step ends with an error that is remembered, and stored. */
@@ -98,18 +98,20 @@ export class LeasesController {
     res: Response,
     {
       signal = null,
-      between = () => undefined,
+      around = () => undefined,
       book = () => this.bookings.book(context.key, amount),
     }: {
       signal?: AbortSignal | null;
-      between?: () => unknown;
+      /** Runs before and behind the last step. */
+      around?: () => unknown;
       book?: () => Promise<{ nonce: string; amount: number }>;
     },
   ) {
     const reserved = await context.step('reserve', () => this.provider.call(context, 'reserve', signal));
     const booking = await context.transaction('book', book);
-    await between();
+    await around();
     const charged = await context.step('charge', () => this.provider.call(context, 'charge', signal));
+    await around();
     res.header('X-Receipt', booking.nonce);
     return { ...booking, reserved: reserved.id, charged: charged.id, attempt: context.attempt };
   }

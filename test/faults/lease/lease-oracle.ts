@@ -151,6 +151,7 @@ function judgeAnswers({ history, route, bookings, events, steps }: KeyEvidence, 
 /** What each request may be answered with, given what was known when it was sent. */
 function judgeOrder(evidence: KeyEvidence, report: Report): void {
   const { history, route } = evidence;
+  const endedByItself = evidence.events.some(({ event }) => event === 'released' || event === 'withdrawn');
   const firstOf = (matches: (answer: Answer) => boolean): number =>
     Math.min(
       ...history.exchanges.map(({ answer, answeredAt }) =>
@@ -166,7 +167,8 @@ function judgeOrder(evidence: KeyEvidence, report: Report): void {
     }
     const isSettled = sentAt > settledAt && route.expires !== true;
     const told = `${purpose} request got ${answer.status} ${answer.body.slice(0, 200)}`;
-    const undecided = !history.decisions.some((decision) => decision.sentAt < answeredAt!);
+    // A holder that is alive may still end its attempt, so that another may follow.
+    const undecided = !endedByItself && !history.decisions.some((decision) => decision.sentAt < answeredAt!);
     if (purpose === 'changed payload') {
       if (answer.status !== 422 && route.expires !== true) {
         report('changed payload accepted', told);

@@ -59,8 +59,8 @@ export const LEASE_SCHEMA = `
   create function write_step_journal() returns trigger language plpgsql as $$
   begin
     insert into step_journal (key, execution_id, name, attempt) values (new.key, new.execution_id, new.name, new.attempt);
-    if random() < 0.1 then
-      perform pg_sleep(random() * ${(0.5 * LEASE_LIMITS.leaseMs) / 1_000});
+    if random() < 0.2 then
+      perform pg_sleep(random() * ${(1.25 * LEASE_LIMITS.leaseMs) / 1_000});
     end if;
     return null;
   end $$;
