@@ -4,6 +4,7 @@ import { DATABASE_URL, JobsService } from './jobs.service.js';
 
 @Module({})
 export class JobsModule {
+  /** Global, so that whoever has work for later can have it done. */
   static register(databaseUrl: string): DynamicModule {
     return {
       module: JobsModule,
