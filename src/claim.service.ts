@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { Claim, ClaimedRequest } from './claim.js';
+import type { Claim, ClaimedRequest, ClaimEnd } from './claim.js';
 import type { Connections } from './connections.js';
 import { deferred } from './deferred.js';
 import { failpoint } from './failpoint.js';
@@ -50,7 +50,6 @@ export type Outcome =
 
 /** A request that runs in this process. */
 interface Running {
-  readonly request: IdempotentRequest;
   readonly end: Promise<void>;
   /** What the table says of its key: its connection may be long dead, and another instance have the answer. */
   readonly look: SharedQuestion<ClaimResult>;
@@ -60,6 +59,9 @@ interface Running {
 export class ClaimService {
   /** Keys whose handler runs in this process: duplicates share one look at the table, and are woken at its end. */
   private readonly running = new Map<string, Running>();
+
+  /** The ends of all requests of this process, also of those that are about to be recorded or rolled back. */
+  private readonly unsettled = new Set<Promise<void>>();
 
   private readonly recent = new RecentKeys(RECENT_KEYS);
 
@@ -121,7 +123,7 @@ export class ClaimService {
 
   /** Waits for the requests that are running; each ends by its time limit at the latest. */
   async idle(): Promise<void> {
-    await Promise.all([...this.running.values()].map(({ end }) => end));
+    await Promise.all(this.unsettled);
   }
 
   /** What the key holds, for a request that has lost it to another one. */
@@ -234,24 +236,29 @@ export class ClaimService {
   ): Claim {
     const { transactions } = this.connections;
     const transaction = new AmbientTransaction(transactions, connection, isolation ?? 'READ COMMITTED');
-    const settled = this.started(request);
-    return new TransactionClaim(claimed, transaction, this.store, () => settled(transaction.state === 'committed'));
+    return new TransactionClaim(claimed, transaction, this.store, this.started(request));
   }
 
-  /** Has duplicates in this process wait for the end of the request, which the answered function tells. */
-  private started(request: IdempotentRequest): (recorded: boolean) => void {
+  /** Has duplicates in this process wait for the end of the request. */
+  private started(request: IdempotentRequest): ClaimEnd {
     const name = nameOf(request);
     const end = deferred();
-    const running = { request, end: end.promise, look: new SharedQuestion(() => this.look(request)) };
+    const running = { end: end.promise, look: new SharedQuestion(() => this.look(request)) };
     this.running.set(name, running);
-    return (recorded) => {
-      if (this.running.get(name) === running) {
-        this.running.delete(name);
-      }
-      if (recorded) {
-        this.recent.add(name);
-      }
-      end.resolve();
+    this.unsettled.add(end.promise);
+    return {
+      begun: () => {
+        if (this.running.get(name) === running) {
+          this.running.delete(name);
+        }
+      },
+      settled: (recorded) => {
+        if (recorded) {
+          this.recent.add(name);
+        }
+        this.unsettled.delete(end.promise);
+        end.resolve();
+      },
     };
   }
 

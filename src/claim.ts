@@ -14,6 +14,14 @@ export type ClaimedRequest = Omit<NewRecord, keyof RecordableResponse>;
  */
 export type RecordResult = 'recorded' | 'lost' | 'unanswered';
 
+/** How the end of a claim is told to those who wait for it. */
+export interface ClaimEnd {
+  /** The handler is done: from here on only the table knows what becomes of the key. */
+  begun(): void;
+  /** The key is free again, recorded, or left to its lease. Called once. */
+  settled(recorded: boolean): void;
+}
+
 /** The right to carry out one request. Ends by exactly one of record, rollBack or abort. */
 export interface Claim {
   readonly request: ClaimedRequest;

@@ -1,5 +1,5 @@
 import type { EntityManager } from 'typeorm';
-import type { Claim, ClaimedRequest, RecordableResponse, RecordResult } from './claim.js';
+import type { Claim, ClaimedRequest, ClaimEnd, RecordableResponse, RecordResult } from './claim.js';
 import { deferred } from './deferred.js';
 import { failpoint } from './failpoint.js';
 import { POOL_WAIT_MS } from './idempotency.constants.js';
@@ -34,8 +34,7 @@ export class TransactionClaim implements Claim {
     readonly request: ClaimedRequest,
     private readonly transaction: AmbientTransaction,
     private readonly store: KeyStore,
-    /** Called once when the key is free again, or recorded. */
-    private readonly settled: () => void,
+    private readonly end: ClaimEnd,
   ) {
     this.aborted.promise.catch(() => undefined); // an abort is not an error of its own
   }
@@ -88,6 +87,7 @@ export class TransactionClaim implements Claim {
       throw new IdempotencyStoreUnavailableException('The operation was rolled back before it could be recorded.');
     }
     this.recording = true;
+    this.end.begun();
     try {
       if (transaction.state === 'rolled back') {
         await this.send(record, true);
@@ -104,7 +104,7 @@ export class TransactionClaim implements Claim {
       transaction.connection.destroy(error);
       return this.explain(error);
     } finally {
-      this.settled();
+      this.settle();
     }
   }
 
@@ -115,6 +115,7 @@ export class TransactionClaim implements Claim {
       return;
     }
     this.over = true;
+    this.end.begun();
     const { connection } = transaction;
     // A network that swallows the ROLLBACK must not keep the key in flight, nor the connection out of the pool.
     const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);
@@ -128,7 +129,7 @@ export class TransactionClaim implements Claim {
       connection.destroy(error);
     } finally {
       clearTimeout(limit);
-      this.settled();
+      this.settle();
     }
   }
 
@@ -145,8 +146,13 @@ export class TransactionClaim implements Claim {
     this.aborted.reject(cause);
     if (!this.recording) {
       this.over = true;
-      this.settled();
+      this.settle();
     }
+  }
+
+  private settle(): void {
+    this.end.begun();
+    this.end.settled(this.transaction.state === 'committed');
   }
 
   private send(record: NewRecord, undoWrites: boolean): Promise<void> {

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import type { ClaimEnd } from '../claim.js';
 import { cannotClaim, type IdempotentRequest, type Outcome, outcomeOf } from '../claim.service.js';
 import type { Connections } from '../connections.js';
 import { failpoint } from '../failpoint.js';
@@ -17,10 +18,10 @@ export class LeaseService {
   ) {}
 
   /**
-   * @param started is told of a claim, and answers what is to be called at its end
+   * @param started is told of a claim, and answers what is to be told of its end
    * @throws IdempotencyStoreUnavailableException when the key cannot be claimed; the handler must not run then
    */
-  async claim(request: IdempotentRequest, started: () => (recorded: boolean) => void): Promise<Outcome> {
+  async claim(request: IdempotentRequest, started: () => ClaimEnd): Promise<Outcome> {
     const { options, ...identified } = request;
     const { leaseMs, ttlMs, onInterrupted } = options;
     const claimed = { ...identified, claimId: randomUUID(), ttlMs };

@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { EntityManager } from 'typeorm';
-import type { Claim, ClaimedRequest, RecordableResponse, RecordResult } from '../claim.js';
+import type { Claim, ClaimedRequest, ClaimEnd, RecordableResponse, RecordResult } from '../claim.js';
 import type { Connections } from '../connections.js';
 import { failpoint } from '../failpoint.js';
 import { RELEASE_PATIENCE_MS, STORE_PATIENCE_MS } from '../idempotency.constants.js';
@@ -27,8 +27,7 @@ export class LeasedClaim implements Claim {
     private readonly onInterrupted: InterruptionPolicy,
     private readonly store: LeaseStore,
     private readonly connections: Connections,
-    /** Called once when the key is free again, recorded, or left to its lease. */
-    private readonly settled: (recorded: boolean) => void,
+    private readonly ending: ClaimEnd,
   ) {}
 
   get signal(): AbortSignal {
@@ -70,6 +69,7 @@ export class LeasedClaim implements Claim {
     if (this.isAborted) {
       throw new IdempotencyStoreUnavailableException('The operation was given up before it could be recorded.');
     }
+    this.ending.begun();
     await this.hold.stop();
     const record = { ...this.request, ...response };
     let recorded: boolean;
@@ -87,6 +87,7 @@ export class LeasedClaim implements Claim {
 
   async rollBack(): Promise<void> {
     if (!this.over && !this.isAborted) {
+      this.ending.begun();
       await this.release();
       this.end(false);
     }
@@ -141,7 +142,8 @@ export class LeasedClaim implements Claim {
   private end(recorded: boolean): void {
     if (!this.over) {
       this.over = true;
-      this.settled(recorded);
+      this.ending.begun();
+      this.ending.settled(recorded);
     }
   }
 }
