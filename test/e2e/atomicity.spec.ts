@@ -744,6 +744,7 @@ describe.each(ADAPTERS)('with a DataSource that is different, on %s,', (adapter)
 
   it('with a schema the keys are in it', async () => {
     await observer.query(`create schema infra; create table infra.idempotency_keys (like public.idempotency_keys including all);
+      create table infra.idempotency_steps (like public.idempotency_steps including all);
       create table infra.effects (id serial primary key, label text not null)`);
     const test = await startWith({ schema: 'infra' });
     expect((await test.post('/settings', 'k')).status).toBe(201);
