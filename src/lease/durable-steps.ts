@@ -74,7 +74,7 @@ export class DurableSteps {
     if (known !== undefined) {
       return resultOf(known.outcome) as Serialized<T>;
     }
-    await this.ensureLease();
+    await this.hold.ensure();
     failpoint('step: starting');
     const { outcome, error } = await perform({ ...this.hold.holder, name, position, attempt: this.attempt });
     failpoint('step: recorded');
@@ -82,16 +82,6 @@ export class DurableSteps {
       throw error;
     }
     return resultOf(JSON.parse(outcome) as FinishedStep['outcome']) as Serialized<T>;
-  }
-
-  private async ensureLease(): Promise<void> {
-    try {
-      await this.hold.ensure();
-    } catch (error) {
-      throw error instanceof IdempotencyException || this.hold.signal.aborted
-        ? error
-        : new IdempotencyStoreUnavailableException('The lease could not be renewed.', { cause: error });
-    }
   }
 
   /** Its place in the order of steps. @throws DurableStepError where that is not the one of earlier attempts */
@@ -154,7 +144,7 @@ export class DurableSteps {
           throw error;
         }
         await delay(rerunPauseMs(tried));
-        await this.ensureLease();
+        await this.hold.ensure();
       }
     }
   }

@@ -1,6 +1,6 @@
 import type { Connections } from '../connections.js';
 import { failpoint } from '../failpoint.js';
-import { IdempotencyLeaseLostException } from '../idempotency.exceptions.js';
+import { IdempotencyLeaseLostException, IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
 import type { Holder, LeaseStore } from '../persistence/lease-store.js';
 
 /** A renewal that fails has two more chances before the lease runs out. */
@@ -37,12 +37,13 @@ export class LeaseHold {
    * Makes sure before an effect that the lease is still held: a process that was frozen for a while finds out here.
    *
    * @throws IdempotencyLeaseLostException when another attempt has taken over, or why the request was given up
+   * @throws IdempotencyStoreUnavailableException when it cannot be told
    */
   async ensure(): Promise<void> {
     if (this.cancelledBecause !== undefined) {
       throw this.cancelledBecause;
     }
-    if (performance.now() >= this.heldUntil && !(await this.renew())) {
+    if (performance.now() >= this.heldUntil && !(await this.renew().catch(cannotRenew))) {
       throw this.lose();
     }
   }
@@ -116,4 +117,10 @@ export class LeaseHold {
     }
     return held;
   }
+}
+
+function cannotRenew(cause: unknown): never {
+  throw cause instanceof IdempotencyStoreUnavailableException
+    ? cause
+    : new IdempotencyStoreUnavailableException('The lease could not be renewed.', { cause });
 }
