@@ -33,11 +33,9 @@ export const LEASE_SCHEMA = `
         when tg_op = 'DELETE' then case when old.expires_at > clock_timestamp() then 'withdrawn' else 'purged' end
         when new.execution_id <> old.execution_id then 'claimed'
         when old.response_status is not null then 'changed'
-        when new.claim_id <> old.claim_id then case
-          when new.response_status is not null then 'resolved'
-          when new.lease_expires_at is null then 'let go on'
-          when old.lease_expires_at is null then 'resumed'
-          else 'taken over' end
+        when new.attempt <> old.attempt then case when old.lease_expires_at is null then 'resumed' else 'taken over' end
+        when new.claim_id <> old.claim_id then
+          case when new.response_status is not null then 'resolved' else 'let go on' end
         when new.response_status is not null then 'recorded'
         when new.lease_expires_at is null then 'released'
         when new.lease_expires_at < old.lease_expires_at then 'back-dated'
