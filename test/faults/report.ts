@@ -15,13 +15,13 @@ export function printSummary({ tally, violations, missed, historyFiles, ...run }
     ['keys back-dated', tally.backDatedKeys],
     ['keys purged', tally.purgedKeys],
     ['SIGKILL of the application', tally.kills],
-    ...Object.entries(tally.killsAt).map(([name, count]): [string, number] => [`  at "${name}"`, count]),
+    ...struck(tally.killsAt).map(([name, count]): [string, number] => [`  at "${name}"`, count]),
     ['  at any moment', tally.killsAnywhere],
     ...(run.scenarios.includes('lease') ? leaseRows(tally) : []),
     ['kill -9 of PostgreSQL', tally.postgresKills],
     ['kill -9 of a session', tally.backendKills],
     ['pg_terminate_backend', tally.terminatedBackends],
-    ...Object.entries(tally.proxyFaults).map(([name, count]): [string, number] => [`proxy: ${name}`, count]),
+    ...struck(tally.proxyFaults).map(([name, count]): [string, number] => [`proxy: ${name}`, count]),
     ['violations', violations.length],
   ];
   const width = Math.max(...rows.map(([name]) => name.length));
@@ -33,6 +33,11 @@ export function printSummary({ tally, violations, missed, historyFiles, ...run }
     found.slice(0, 5).forEach(({ key, detail }) => console.log(`  ${key}: ${detail}`));
   }
   historyFiles.forEach((file) => console.log(`The requests are in ${file}`));
+}
+
+/** What should have struck and did not is told apart. */
+function struck(counts: Record<string, number>): [name: string, count: number][] {
+  return Object.entries(counts).filter(([, count]) => count > 0);
 }
 
 function leaseRows(tally: Tally): [string, number][] {

@@ -4,7 +4,7 @@ import { CommittedState } from './committed-state.js';
 import type { KeyHistory } from './history.js';
 import { forgetLeasesAllBut } from './lease/lease-schema.js';
 import { judgeLeases } from './lease/lease-oracle.js';
-import { LeaseState } from './lease/lease-state.js';
+import { type LeaseEvent, LeaseState } from './lease/lease-state.js';
 import type { ProviderUnderFaults } from './lease/provider-under-faults.js';
 import { judge, type Violation } from './oracle.js';
 import { LEASE_LIMITS, LEASE_ROUTES, type RouteName, ROUTES } from './routes.js';
@@ -25,7 +25,13 @@ export interface Scenario {
   passing: readonly RouteName[];
   /** A violation, planted for an operation of `route`, that the oracle must see. */
   canary: { route: RouteName; sql: string };
-  judge(client: Client, histories: readonly KeyHistory[], tally?: Tally): Promise<Violation[]>;
+  /** @param old keys of earlier rounds, whose faults were counted then */
+  judge(
+    client: Client,
+    histories: readonly KeyHistory[],
+    old: readonly KeyHistory[],
+    tally?: Tally,
+  ): Promise<Violation[]>;
   forgetAllBut(client: Client, keys: string[]): Promise<void>;
 }
 
@@ -54,12 +60,12 @@ export const transactionScenario: Scenario = {
     route: 'plain',
     sql: 'insert into effects (nonce, key, amount) values (gen_random_uuid(), $1, 1)',
   },
-  async judge(client, histories, tally) {
+  async judge(client, histories, old, tally) {
     const state = await CommittedState.read(client);
     if (tally !== undefined) {
       tally.purgedKeys += state.purges;
     }
-    return judge(histories, state);
+    return judge([...histories, ...old], state);
   },
   forgetAllBut,
 };
@@ -77,15 +83,17 @@ export function leaseScenario(provider: ProviderUnderFaults): Scenario {
       route: 'transfer',
       sql: 'insert into bookings (nonce, key, amount) values (gen_random_uuid(), $1, 1)',
     },
-    async judge(client, histories, tally) {
+    async judge(client, histories, old, tally) {
       const state = await LeaseState.read(client);
       if (tally !== undefined) {
-        tally.purgedKeys += state.count('purged');
-        tally.renewals += state.count('renewed');
-        tally.takeovers += state.count('taken over');
-        tally.resumptions += state.count('resumed');
+        const events = histories.flatMap(({ key }) => state.eventsOf(key));
+        const count = (name: LeaseEvent['event']): number => events.filter(({ event }) => event === name).length;
+        tally.purgedKeys += count('purged');
+        tally.renewals += count('renewed');
+        tally.takeovers += count('taken over');
+        tally.resumptions += count('resumed');
       }
-      return judgeLeases(histories, state, provider);
+      return judgeLeases([...histories, ...old], state, provider);
     },
     forgetAllBut: forgetLeasesAllBut,
   };

@@ -262,9 +262,10 @@ class Suite {
   }
 
   private async judge(round: number, scenario: Scenario, histories: KeyHistory[]): Promise<void> {
-    const all = [...histories, ...this.old[scenario.name]];
+    const old = this.old[scenario.name];
+    const all = [...histories, ...old];
     const violations = await this.postgres.run(async (client) => {
-      const found = await scenario.judge(client, all, this.tally);
+      const found = await scenario.judge(client, histories, old, this.tally);
       if (round <= this.scenarios.length) {
         await this.assertOracleSees(client, scenario, all);
       }
@@ -291,7 +292,7 @@ class Suite {
     await client.query('begin');
     try {
       await client.query(canary.sql, [victim.key]);
-      const seen = (await judge(client, [victim])).filter(({ key }) => key === victim.key);
+      const seen = (await judge(client, [victim], [])).filter(({ key }) => key === victim.key);
       if (!seen.some(({ rule }) => rule === 'effect doubled')) {
         throw new Error('The oracle does not see a doubled effect that was planted: it reads the wrong database.');
       }

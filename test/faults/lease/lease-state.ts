@@ -112,10 +112,6 @@ export class LeaseState {
     return this.live.has(key);
   }
 
-  count(event: LeaseEvent['event']): number {
-    return [...this.events.values()].flat().filter((row) => row.event === event).length;
-  }
-
   keys(): string[] {
     return [...new Set([...this.bookings.keys(), ...this.events.keys(), ...this.memos.keys(), ...this.live])];
   }
