@@ -857,15 +857,17 @@ describe.each(ADAPTERS)('on the wire, with %s', (adapter) => {
     it('may carry a request and its retry at once: one of them runs, and the answers keep their order', async () => {
       const pipelined = message('piped') + message('piped') + message('piped-other', 'Connection: close\r\n');
       const [first, second, other, ...none] = answersIn(await converse(pipelined));
-      expect(first).toMatch(/^201 false .*"label":"piped"/);
-      expect([first!.replace('false', 'true'), expect.stringMatching(/^409 false .*request-in-flight/)]).toContainEqual(
-        second,
+      // Each has a connection to the database of its own, so the second may be there first.
+      const [ran, told] = first!.startsWith('201 false') ? [first!, second] : [second!, first];
+      expect(ran).toMatch(/^201 false .*"label":"piped"/);
+      expect([ran.replace('false', 'true'), expect.stringMatching(/^409 false .*request-in-flight/)]).toContainEqual(
+        told,
       );
       expect(other).toMatch(/^201 false .*"label":"piped-other"/);
       expect(none).toEqual([]);
       expect(await runs('piped')).toBe(1);
       expect(answersIn(await converse(message('piped', 'Connection: close\r\n')))).toEqual([
-        first!.replace('false', 'true'),
+        ran.replace('false', 'true'),
       ]);
     });
 
