@@ -34,6 +34,9 @@ export interface UnfinishedKey extends StoredRequest {
   leaseExpiresAt: Date | undefined;
   /** Names of the steps that have finished, in their order. */
   steps: string[];
+  status?: undefined;
+  bodyBytes?: undefined;
+  bodyKept?: undefined;
 }
 
 export type UnfinishedState = 'running' | 'interrupted' | 'released';

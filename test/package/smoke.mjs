@@ -133,7 +133,7 @@ import * as migrations from 'nestjs-idempotency/migrations';
 assert.deepEqual(Object.keys(library).sort(), ${JSON.stringify(values.toSorted())});
 assert.equal(migrations.idempotencyMigrations, idempotencyMigrations);
 export const everyValue = [${values.join(', ')}];
-export type EveryType = [${types.map((name) => (name === 'Resolver' ? 'Resolver<string>' : name)).join(', ')}];
+export type EveryType = [${types.map((name) => (['Resolver', 'Serialized'].includes(name) ? `${name}<string>` : name)).join(', ')}];
 
 @Entity()
 class Payment {
@@ -147,6 +147,12 @@ class Payment {
 @Controller('payments')
 class PaymentsController {
   constructor(@InjectRepository(Payment) private readonly payments: Repository<Payment>) {}
+
+  @Post('leased')
+  @Idempotent({ mode: 'lease' })
+  async createLeased(@IdempotencyContext() context: IdempotencyContext): Promise<{ at: string }> {
+    return context.step('take the time', () => ({ at: new Date() }));
+  }
 
   @Post()
   @Idempotent({ ttlMs: 60_000, inFlight: { waitMs: 1_000 } })
@@ -176,15 +182,18 @@ class AppModule {}
 
 const app = await NestFactory.create(AppModule, { logger: ['error', 'warn'] });
 await app.listen(0, '127.0.0.1');
-const post = async () => {
-  const response = await fetch(await app.getUrl() + '/payments', {
+const post = async (path = '') => {
+  const response = await fetch(await app.getUrl() + '/payments' + path, {
     method: 'POST',
-    headers: { 'Idempotency-Key': 'abc', 'Connection': 'close' },
+    headers: { 'Idempotency-Key': 'abc' + path, 'Connection': 'close' },
   });
   return { status: response.status, body: await response.text(), replayed: response.headers.get('Idempotency-Replayed') };
 };
 assert.deepEqual(await post(), { status: 201, body: '{"key":"abc","id":1}', replayed: null });
 assert.deepEqual(await post(), { status: 201, body: '{"key":"abc","id":1}', replayed: 'true' });
+const leased = await post('/leased');
+assert.equal(leased.status, 201);
+assert.deepEqual(await post('/leased'), { ...leased, replayed: 'true' });
 const problem = await fetch(await app.getUrl() + '/payments', { method: 'POST', headers: { 'Connection': 'close' } });
 assert.equal(problem.status, 400);
 // The Express adapter of NestJS 11 knows no other JSON than application/json.
