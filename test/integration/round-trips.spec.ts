@@ -1,0 +1,98 @@
+import { Controller, Param, Post } from '@nestjs/common';
+import { InjectDataSource } from '@nestjs/typeorm';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { DataSource } from 'typeorm';
+import { deferred, type Deferred } from '../../src/deferred.js';
+import { Idempotent, IdempotencyContext } from '../../src/index.js';
+import { CountingProxy } from '../support/counting-proxy.js';
+import { createTestDatabase, type TestDatabase } from '../support/database.js';
+import { Effect } from '../support/effect.entity.js';
+import { ADAPTERS, createTestApp, type TestApp } from '../support/test-app.js';
+import { waitFor } from '../support/wait-for.js';
+
+let entered: number;
+let gate: Deferred<void>;
+
+@Controller()
+class Routes {
+  constructor(@InjectDataSource() private readonly dataSource: DataSource) {}
+
+  @Post('plain')
+  plain() {
+    return this.dataSource.transaction((manager) => manager.insert(Effect, { label: 'plain' }));
+  }
+
+  @Post('transaction')
+  @Idempotent()
+  transaction() {
+    return this.dataSource.getRepository(Effect).insert({ label: 'transaction' });
+  }
+
+  @Post('slow')
+  @Idempotent()
+  async slow() {
+    entered++;
+    await gate.promise;
+  }
+
+  @Post('steps/:count')
+  @Idempotent({ mode: 'lease' })
+  async steps(@IdempotencyContext() context: IdempotencyContext, @Param('count') count: string) {
+    for (let step = 0; step < Number(count); step++) await context.step(`step ${step}`, () => step);
+  }
+}
+
+describe.each(ADAPTERS)('on %s, the round trips to PostgreSQL', (adapter) => {
+  let database: TestDatabase;
+  let proxy: CountingProxy;
+  let test: TestApp;
+
+  beforeAll(async () => {
+    entered = 0;
+    gate = deferred();
+    database = await createTestDatabase();
+    proxy = await CountingProxy.start(database.url);
+    const idempotency = { purge: false } as const;
+    test = await createTestApp({ adapter, controllers: [Routes], databaseUrl: proxy.url, instances: 1, idempotency });
+  });
+
+  afterAll(async () => {
+    await test.close();
+    await proxy.stop();
+    await database.drop();
+  });
+
+  const count = (path: string, key: string) => proxy.count(() => test.post(path, key));
+
+  it('of a first request are those of a plain transaction, of a replay one', async () => {
+    expect(await count('/plain', '')).toBe(3);
+    expect(await count('/transaction', 'k')).toBe(3);
+    for (let replay = 0; replay < 3; replay++) {
+      expect(await count('/transaction', 'k')).toBe(1);
+    }
+  });
+
+  it('of a duplicate of a running request are one, and one that it does not wait for', async () => {
+    const inside = (requests: number) =>
+      waitFor(() => entered === requests, { what: `${requests} requests inside their handlers` });
+    const twoConnections = [test.post('/slow', 'one'), test.post('/slow', 'two')];
+    await inside(2);
+    gate.resolve();
+    await Promise.all(twoConnections);
+
+    gate = deferred();
+    const running = test.post('/slow', 'slow');
+    await inside(3);
+    const before = proxy.flights;
+    expect((await test.post('/slow', 'slow')).status).toBe(409);
+    const flights = proxy.flights - before;
+    gate.resolve();
+    expect((await running).status).toBe(201);
+    expect(flights).toBeLessThanOrEqual(2);
+  });
+
+  it.each([0, 1, 5])('in lease mode are two, for claim and record, and one for each of %d steps', async (steps) => {
+    expect(await count(`/steps/${steps}`, `steps ${steps}`)).toBe(1 + steps + 1);
+    expect(await count(`/steps/${steps}`, `steps ${steps}`)).toBe(1);
+  });
+});
