@@ -12,7 +12,7 @@ describe('in lease mode, under SIGKILL, frozen holders, expired leases, cut rene
   beforeAll(async () => {
     const flags = ['--scenario', 'lease', '--seconds', SECONDS, '--round-seconds', 8, '--passages', 4];
     ({ output, summary } = await runApart([...flags, '--postgres-kills', 1]));
-  }, 100_000);
+  }, 240_000);
 
   it('keeps every promise', () => {
     expect({ violations: summary.violations, output }).toEqual({ violations: [], output });
