@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { validateHeaderName, validateHeaderValue } from 'node:http';
 import { Injectable } from '@nestjs/common';
 import { DEFAULT_OPTIONS } from './idempotency.options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
@@ -45,6 +46,7 @@ export class IdempotencyService {
    * operation, or an attempt at it is running. Kept as long as the module's `ttlMs` says.
    *
    * @throws RangeError when the status is not 200 to 499
+   * @throws TypeError when a header cannot be sent, or is one that frames the message
    */
   async resolve(key: string, response: OperatorResponse, scope = ''): Promise<boolean> {
     const { status } = response;
@@ -91,10 +93,20 @@ export class IdempotencyService {
   }
 }
 
+/** They say how a message is cut (RFC 9112, section 6), which is the server's affair. */
+const FRAMING_HEADERS = new Set(['content-length', 'transfer-encoding', 'connection', 'trailer', 'upgrade']);
+
 function encoded({ headers = {}, body }: OperatorResponse): { headers: StoredHeader[]; body: Buffer } {
   const lines = Object.entries(headers).flatMap(([name, values]) =>
     [values].flat().map((value): StoredHeader => [name, value]),
   );
+  for (const [name, value] of lines) {
+    validateHeaderName(name);
+    validateHeaderValue(name, String(value));
+    if (FRAMING_HEADERS.has(name.toLowerCase())) {
+      throw new TypeError(`The header ${name} is for Node.js to set: leave it out.`);
+    }
+  }
   if (body === undefined) {
     return { headers: lines, body: Buffer.alloc(0) };
   }

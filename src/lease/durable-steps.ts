@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { HttpException } from '@nestjs/common';
+import { HttpException, Logger } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import type { Connections } from '../connections.js';
 import { failpoint } from '../failpoint.js';
@@ -18,14 +18,21 @@ export type StepOptions = Pick<RouteOptions, 'storeErrors' | 'isolation' | 'retr
 
 const MAX_STEP_NAME_LENGTH = 255;
 
-/** The step whose function is running. */
-const insideOf = new AsyncLocalStorage<string>();
+/** The step whose function is running, or that has set up what is running. */
+const insideOf = new AsyncLocalStorage<{ owner: DurableSteps; name: string; over: boolean }>();
+
+const LONE_SURROGATE = /\p{Surrogate}/u;
 
 /** The steps of one attempt: those that an earlier one has finished are remembered, the others are run and stored. */
 export class DurableSteps {
+  private static readonly logger = new Logger('Idempotency');
+
   private readonly finished: Map<string, FinishedStep>;
   private readonly nameAt: Map<number, string>;
   private readonly entered = new Set<string>();
+  private readonly running = new Set<Promise<unknown>>();
+  private closed = false;
+  private effectUnknown = false;
 
   constructor(
     finished: readonly FinishedStep[],
@@ -44,19 +51,39 @@ export class DurableSteps {
     return this.entered.size > 0;
   }
 
+  get areRunning(): boolean {
+    return this.running.size > 0;
+  }
+
+  /** Whether a step has had its effect, and nothing tells of it. */
+  get lostAnEffect(): boolean {
+    return this.effectUnknown;
+  }
+
+  /** The handler has ended: no step begins any more, and those that it left running are waited for. */
+  async close(): Promise<void> {
+    this.closed = true;
+    for (const step of this.running) {
+      await step.catch((error: unknown) => DurableSteps.logger.error(error)); // nobody may be there to see it
+    }
+  }
+
   step<T>(name: string, run: () => T | Promise<T>): Promise<Serialized<T>> {
     return this.once(name, async (step) => {
-      const work = async (): Promise<string> => outcomeAsJson(name, { returned: await run() });
-      const { outcome, error } = await this.tryOut(name, () => insideOf.run(name, work));
+      const work = async (): Promise<string> => {
+        const returned = await this.inside(name, run);
+        return this.orEffectUnknown(() => outcomeAsJson(name, { returned }));
+      };
+      const { outcome, error } = await this.tryOut(name, work);
       failpoint('step: ran');
-      await this.add({ ...step, outcome });
+      await this.orEffectUnknown(() => this.add({ ...step, outcome }));
       return { outcome, error };
     });
   }
 
   transaction<T>(name: string, run: (manager: EntityManager) => T | Promise<T>): Promise<Serialized<T>> {
     return this.once(name, async (step) => {
-      const work = (manager: EntityManager): Promise<T> => insideOf.run(name, async () => run(manager));
+      const work = (manager: EntityManager): Promise<T> => this.inside(name, () => run(manager));
       const { outcome, error } = await this.tryOut(name, () => this.inTransaction(step, work));
       if (error !== undefined) {
         await this.add({ ...step, outcome }); // its writes are undone; that it has failed stays known
@@ -65,7 +92,37 @@ export class DurableSteps {
     });
   }
 
-  private async once<T>(
+  /** What comes between the effect of a step and its memory. */
+  private async orEffectUnknown<T>(remember: () => T | Promise<T>): Promise<T> {
+    try {
+      return await remember();
+    } catch (error) {
+      this.effectUnknown = true;
+      throw error;
+    }
+  }
+
+  private async inside<T>(name: string, run: () => T | Promise<T>): Promise<T> {
+    const place = { owner: this as DurableSteps, name, over: false };
+    try {
+      return await insideOf.run(place, run);
+    } finally {
+      place.over = true;
+    }
+  }
+
+  private once<T>(
+    name: string,
+    perform: (step: Omit<NewStep, 'outcome'>) => Promise<{ outcome: string; error: unknown }>,
+  ): Promise<Serialized<T>> {
+    const step = this.carryOut<T>(name, perform);
+    this.running.add(step);
+    const isOver = (): void => void this.running.delete(step);
+    step.then(isOver, isOver);
+    return step;
+  }
+
+  private async carryOut<T>(
     name: string,
     perform: (step: Omit<NewStep, 'outcome'>) => Promise<{ outcome: string; error: unknown }>,
   ): Promise<Serialized<T>> {
@@ -86,11 +143,17 @@ export class DurableSteps {
 
   /** Its place in the order of steps. @throws DurableStepError where that is not the one of earlier attempts */
   private enter(name: string): number {
-    const outer = insideOf.getStore();
-    if (outer !== undefined) {
-      throw new DurableStepError(`Step "${name}" is begun inside of step "${outer}": steps come one after another.`);
+    if (this.closed) {
+      throw new DurableStepError(`Step "${name}" is begun after its handler has ended.`);
     }
-    if (typeof name !== 'string' || name.length < 1 || name.length > MAX_STEP_NAME_LENGTH || name.includes('\0')) {
+    const outer = insideOf.getStore();
+    if (outer?.owner === this && !outer.over) {
+      throw new DurableStepError(
+        `Step "${name}" is begun inside of step "${outer.name}": steps come one after another.`,
+      );
+    }
+    const isText = typeof name === 'string' && !name.includes('\0') && !LONE_SURROGATE.test(name);
+    if (!isText || name.length < 1 || name.length > MAX_STEP_NAME_LENGTH) {
       throw new DurableStepError(`The name of a step must have 1 to ${MAX_STEP_NAME_LENGTH} characters.`);
     }
     if (this.entered.has(name)) {

@@ -12,6 +12,7 @@ export class LeaseHold {
   /** By this process' own monotonic clock, and never later than by the database's: counted from before it was asked. */
   private heldUntil: number;
   private stopped = false;
+  private locks = 0;
   private cancelledBecause: Error | undefined;
   private timer: NodeJS.Timeout | undefined;
   private renewing: Promise<unknown> = Promise.resolve();
@@ -73,10 +74,12 @@ export class LeaseHold {
   /** Leaves the key's row alone while `work` holds a lock on it. */
   async withoutRenewals<T>(work: () => Promise<T>): Promise<T> {
     clearTimeout(this.timer);
+    this.locks++;
     await this.renewing;
     try {
       return await work();
     } finally {
+      this.locks--;
       this.schedule();
     }
   }
@@ -84,7 +87,7 @@ export class LeaseHold {
   private schedule(): void {
     const { leaseMs } = this.options;
     clearTimeout(this.timer);
-    if (this.stopped) {
+    if (this.stopped || this.locks > 0) {
       return;
     }
     this.timer = setTimeout(() => {

@@ -2,6 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import type { EntityManager } from 'typeorm';
 import type { Claim, ClaimedRequest, ClaimEnd, RecordableResponse, RecordResult } from '../claim.js';
 import type { Connections } from '../connections.js';
+import { deferred } from '../deferred.js';
 import { failpoint } from '../failpoint.js';
 import { RELEASE_PATIENCE_MS, STORE_PATIENCE_MS } from '../idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
@@ -18,6 +19,8 @@ export class LeasedClaim implements Claim {
   isAborted = false;
   private isWorking = false;
   private over = false;
+  private recordFailed = false;
+  private readonly aborted = deferred<never>();
 
   constructor(
     readonly request: ClaimedRequest,
@@ -28,7 +31,9 @@ export class LeasedClaim implements Claim {
     private readonly store: LeaseStore,
     private readonly connections: Connections,
     private readonly ending: ClaimEnd,
-  ) {}
+  ) {
+    this.aborted.promise.catch(() => undefined); // an abort is not an error of its own
+  }
 
   get signal(): AbortSignal {
     return this.hold.signal;
@@ -66,6 +71,7 @@ export class LeasedClaim implements Claim {
   }
 
   async record(response: RecordableResponse): Promise<RecordResult> {
+    await Promise.race([this.tools.close(), this.aborted.promise]).catch(() => undefined);
     if (this.isAborted) {
       throw new IdempotencyStoreUnavailableException('The operation was given up before it could be recorded.');
     }
@@ -78,6 +84,7 @@ export class LeasedClaim implements Claim {
       recorded = await this.connections.insist((client) => this.store.record(client, record), STORE_PATIENCE_MS);
       recorded ||= await this.wasRecorded();
     } catch (cause) {
+      this.recordFailed = true;
       throw new IdempotencyStoreUnavailableException('The response could not be recorded.', { cause });
     }
     failpoint('record: committed');
@@ -86,29 +93,40 @@ export class LeasedClaim implements Claim {
   }
 
   async rollBack(): Promise<void> {
-    if (!this.over && !this.isAborted) {
-      this.ending.begun();
-      await this.release();
-      this.end(false);
+    if (this.over || this.isAborted) {
+      return;
     }
+    if (this.tools.areRunning) {
+      this.abort(new Error('the handler has failed beside this step'), true);
+      return;
+    }
+    this.ending.begun();
+    await this.giveUp(true);
+    this.end(false);
   }
 
   /** The handler is told by its signal. Until it has ended, or for as long as the lease lasts, nobody else takes over. */
-  abort(cause: Error): void {
+  abort(cause: Error, handlerFailed = false): void {
     if (this.over || this.isAborted) {
       return;
     }
     this.isAborted = true;
     this.hold.cancel(cause);
+    this.aborted.reject(cause);
     if (!this.isWorking) {
-      void this.giveUp(false);
+      void this.giveUp(handlerFailed);
     }
     this.end(false);
   }
 
-  /** A handler that did not fail may have done all it had to do: only where it may be repeated the key is given back. */
-  private async giveUp(failed: boolean): Promise<void> {
-    if (failed || this.onInterrupted === 'resume') {
+  /**
+   * Gives the key back, once no step runs any more; but not where a person has to decide whether the operation may be
+   * repeated: a handler that did not fail may have done all it had to, and an effect may have been forgotten.
+   */
+  private async giveUp(handlerFailed: boolean): Promise<void> {
+    await this.tools.close();
+    const isOutcomeKnown = handlerFailed && !this.recordFailed && !this.tools.lostAnEffect;
+    if (isOutcomeKnown || this.onInterrupted === 'resume') {
       await this.release();
     } else {
       await this.hold.stop();
@@ -119,7 +137,7 @@ export class LeasedClaim implements Claim {
   private async release(): Promise<void> {
     const { scope, key, claimId, ttlMs } = this.request;
     const holder = { scope, key, claimId };
-    const nothingBegun = this.attempt === 1 && !this.tools.hasBegun;
+    const nothingBegun = this.attempt === 1 && !this.tools.hasBegun && !this.recordFailed;
     await this.hold.stop();
     failpoint('rollback: sending');
     try {

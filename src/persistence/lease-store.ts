@@ -249,8 +249,16 @@ export class LeaseStore {
     return rows[0]!.deleted;
   }
 
-  private run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
-    return this.runner.run(client, batch, this.prepared);
+  private async run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
+    try {
+      return await this.runner.run(client, batch, this.prepared);
+    } catch (error) {
+      const cause = postgresErrorOf(error);
+      if (cause?.table === KEYS_TABLE || cause?.table === STEPS_TABLE) {
+        delete cause.detail; // the whole row, with the key and the response or outcome: not for the log
+      }
+      throw error;
+    }
   }
 
   private async fenced(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
@@ -258,9 +266,6 @@ export class LeaseStore {
       return await this.run(client, batch);
     } catch (error) {
       const cause = postgresErrorOf(error);
-      if (cause?.table === STEPS_TABLE) {
-        delete cause.detail; // the whole row, with the key and the outcome: not for the log
-      }
       if (cause?.code === SQLSTATE.notNullViolation && cause.table === STEPS_TABLE && cause.column === 'execution_id') {
         throw new FencedOffError('the lease is held by another attempt', { cause });
       }
@@ -328,7 +333,7 @@ function statementsOn(keys: string, steps: string) {
           expires_at = case when expires_at = 'infinity' then expires_at
             else at + ($4::float8 + $5::float8) * interval '1 millisecond' end
         from clock_timestamp() as at
-        where ${HELD}`,
+        where ${HELD} and lease_expires_at is not null`, // one that was given back stays so
     },
     durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}` },
     limits: { id: 'lease_limits', text: `select ${timeLimits('$1')}, ${DURABLE_COMMIT}` },

@@ -88,7 +88,10 @@ export class PostgresUnderFaults {
   /** Runs `work` on the suite's connection, or on a new one when that has died; waits while PostgreSQL is down. */
   run<T>(work: (client: Client) => Promise<T>): Promise<T> {
     return this.turns.run(async () => {
-      this.ownConnection ??= waitFor(() => this.connect().catch(() => undefined), { what: 'PostgreSQL to answer' });
+      this.ownConnection ??= waitFor(() => this.connect().catch(() => undefined), {
+        what: 'PostgreSQL to answer',
+        timeoutMs: 60_000, // recovery from a kill, on a disk that others use as well
+      });
       return work(await this.ownConnection);
     });
   }
