@@ -2,7 +2,7 @@ import { type EntityManager, type QueryRunner, TransactionNotStartedError } from
 import { TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
 import type { TransactionState } from './ambient-transaction.js';
-import { type PostgresQueryRunner, queryBy } from './database-connection.js';
+import { queryBy } from './database-connection.js';
 import type { Scope } from './transaction-scope.js';
 
 /** Statements that would end or restart the transaction behind the library's back, whatever comment is before them. */
@@ -29,70 +29,88 @@ function controlsTransaction(sql: string): boolean {
 /** Who holds it: code that asked for a runner of its own, or a manager of the transaction. */
 export type RunnerOwner = 'caller' | 'transaction';
 
-/** What `createQueryRunner()` answered within a transaction. */
-const handles = new WeakMap<object, RunnerHandle>();
-
-/** What the QueryRunners of one transaction have in common; there is one for each statement of a repository. */
-const prototypes = new WeakMap<QueryRunner, object>();
-
 /** The scope that work of this QueryRunner belongs to; none where it is not one of a transaction that is open. */
 export function scopeOfRunner(runner: QueryRunner): Scope | undefined {
-  const handle = handles.get(runner);
+  const handle = (runner as { [HANDLE]?: RunnerHandle })[HANDLE];
   return handle === undefined || handle.isLate ? undefined : handle.scope();
 }
 
-/** What TypeORM gets for a QueryRunner: the transaction's own, bound to a scope, which nobody can release. */
+/** What TypeORM gets for a QueryRunner: one bound to a scope of the transaction, which nobody can release. */
 export function createTransactionRunner(home: Scope, owner: RunnerOwner): QueryRunner {
   const { runner: own } = home.transaction.connection;
-  let prototype = prototypes.get(own);
-  if (prototype === undefined) {
-    prototype = prototypeOver(own);
-    prototypes.set(own, prototype);
+  const ordinary = own.constructor as OrdinaryRunnerClass;
+  let TransactionQueryRunner = derived.get(ordinary);
+  if (TransactionQueryRunner === undefined) {
+    TransactionQueryRunner = derivedFrom(ordinary);
+    derived.set(ordinary, TransactionQueryRunner);
   }
-  const runner = Object.create(prototype) as QueryRunner;
-  const Broadcaster = own.broadcaster.constructor as new (runner: QueryRunner) => object;
-  handles.set(runner, new RunnerHandle(home, owner, runner));
-  // The broadcaster hands subscribers this runner, not the one beneath it.
-  return Object.assign(runner, { data: {}, broadcaster: new Broadcaster(runner) });
+  return new TransactionQueryRunner(home, owner);
 }
 
-function prototypeOver(own: PostgresQueryRunner): object {
-  const of = (runner: object): RunnerHandle => handles.get(runner)!;
-  const methods = {
-    // The real runner is released when the request is over; late work must still reach execute() and be told why.
-    isReleased: false,
+const HANDLE = Symbol('handle');
+
+type OrdinaryRunnerClass = new (driver: unknown, mode: string) => object;
+type TransactionRunnerClass = new (home: Scope, owner: RunnerOwner) => QueryRunner;
+
+/** By the driver's own class, which TypeORM does not export. */
+const derived = new WeakMap<OrdinaryRunnerClass, TransactionRunnerClass>();
+
+/** Whatever builds SQL is inherited; whatever touches a connection goes to the handle. */
+function derivedFrom(OrdinaryRunner: OrdinaryRunnerClass): TransactionRunnerClass {
+  class TransactionQueryRunner extends OrdinaryRunner {
+    readonly [HANDLE]: RunnerHandle;
+    readonly transactionDepth = 1;
+
+    constructor(home: Scope, owner: RunnerOwner) {
+      super(home.transaction.transactions.dataSource.driver, 'master');
+      this[HANDLE] = new RunnerHandle(home, owner, this as unknown as QueryRunner);
+    }
+
     get isTransactionActive(): boolean {
-      return of(this).isTransactionActive;
-    },
+      return this[HANDLE].isTransactionActive;
+    }
+
+    set isTransactionActive(_: boolean) {
+      // The class above sets it to begin with.
+    }
+
     get manager(): EntityManager {
-      return of(this).manager;
-    },
+      return this[HANDLE].manager;
+    }
+
     connect(): Promise<unknown> {
-      return of(this).connect();
-    },
+      return this[HANDLE].connect();
+    }
+
     release(): Promise<void> {
-      return of(this).release();
-    },
+      return this[HANDLE].release();
+    }
+
     [Symbol.asyncDispose](): Promise<void> {
-      return of(this).dispose();
-    },
+      return this[HANDLE].dispose();
+    }
+
     query(sql: string, parameters?: unknown[], structured?: boolean): Promise<unknown> {
-      return of(this).query(sql, parameters, structured);
-    },
+      return this[HANDLE].query(sql, parameters, structured);
+    }
+
     stream(...given: Parameters<RunnerHandle['stream']>): Promise<unknown> {
-      return of(this).stream(...given);
-    },
+      return this[HANDLE].stream(...given);
+    }
+
     startTransaction(isolation?: IsolationLevel): Promise<void> {
-      return of(this).startTransaction(isolation);
-    },
+      return this[HANDLE].startTransaction(isolation);
+    }
+
     commitTransaction(): Promise<void> {
-      return of(this).end('commit');
-    },
+      return this[HANDLE].end('commit');
+    }
+
     rollbackTransaction(): Promise<void> {
-      return of(this).end('roll back');
-    },
-  };
-  return Object.create(own, Object.getOwnPropertyDescriptors(methods)) as object;
+      return this[HANDLE].end('roll back');
+    }
+  }
+  return TransactionQueryRunner as unknown as TransactionRunnerClass;
 }
 
 /** What a QueryRunner of a transaction knows and does. */
