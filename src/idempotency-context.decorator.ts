@@ -50,17 +50,17 @@ export interface IdempotencyExecutionTools {
   transaction<T>(name: string, run: (manager: EntityManager) => T | Promise<T>): Promise<Serialized<T>>;
 }
 
-const contexts = new WeakMap<object, IdempotencyContext>();
+const sources = new WeakMap<object, { readonly context: IdempotencyContext }>();
 
-/** @internal */
-export function provideContext(context: ExecutionContext, value: IdempotencyContext): void {
-  contexts.set(context.switchToHttp().getRequest<object>(), value);
+/** @internal @param source asked for its context when a handler takes it: most do not */
+export function provideContext(context: ExecutionContext, source: { readonly context: IdempotencyContext }): void {
+  sources.set(context.switchToHttp().getRequest<object>(), source);
 }
 
 /**
  * Hands a handler the {@link IdempotencyContext} of its request; `undefined` where the route does not require a key
  * and the request has none.
  */
-export const IdempotencyContext = createParamDecorator((_: unknown, context: ExecutionContext) =>
-  contexts.get(context.switchToHttp().getRequest<object>()),
+export const IdempotencyContext = createParamDecorator(
+  (_: unknown, context: ExecutionContext) => sources.get(context.switchToHttp().getRequest<object>())?.context,
 );

@@ -129,7 +129,7 @@ export class IdempotencyInterceptor implements NestInterceptor {
       options,
       dress: (exception) => this.dress(exception),
     });
-    provideContext(context, execution.context);
+    provideContext(context, execution);
     return execution.run(() => next.handle());
   }
 

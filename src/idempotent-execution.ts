@@ -40,7 +40,6 @@ type Verdict = 'record' | 'record the error' | 'roll back';
 export class IdempotentExecution {
   private static readonly logger = new Logger('Idempotency');
 
-  readonly context: IdempotencyContext;
   private attempt: number;
   private state: 'running' | 'returned' | 'failed' = 'running';
   private hasValue = false;
@@ -49,6 +48,7 @@ export class IdempotentExecution {
   private failure: IdempotencyException | undefined;
   private afterCommit: (() => unknown)[] = [];
   private timer: NodeJS.Timeout | undefined;
+  private handlersContext: IdempotencyContext | undefined;
   private readonly handlerEnd = deferred();
   private readonly answer: HeldAnswer;
 
@@ -65,7 +65,6 @@ export class IdempotentExecution {
       isHandlersCode: () => this.claim.isRunning && !this.hasValue,
       isHandlerRunning: () => this.state === 'running',
     });
-    this.context = this.createContext();
   }
 
   /** @param handle starts the handler; what it returns reaches the outer interceptors as if nothing were in between */
@@ -76,6 +75,11 @@ export class IdempotentExecution {
       this.start(handle, subscriber);
       return () => this.unsubscribed();
     });
+  }
+
+  /** What the handler may know and do. */
+  get context(): IdempotencyContext {
+    return (this.handlersContext ??= this.createContext());
   }
 
   private createContext(): IdempotencyContext {

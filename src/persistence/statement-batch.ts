@@ -32,26 +32,31 @@ interface WireConnection {
 const JOINED_UP_TO_BYTES = 16 * 1024;
 
 /**
- * The same connection with a stream that collects, so that a batch of some fifteen small messages becomes one write
- * to the socket: a write of each, or one writev() of all, costs several times as much.
+ * What `send` writes to the connection leaves in one write to the socket, some fifteen small messages together: a write
+ * of each, or one writev() of all, costs several times as much.
  */
-function collectorFor(connection: WireConnection): WireConnection & { send(): void } {
+function writeTogether(connection: WireConnection, send: () => void): void {
   const { stream } = connection;
   let small: Buffer[] = [];
-  const send = (): void => {
+  const flush = (): void => {
     stream.write(Buffer.concat(small));
     small = [];
   };
   const write = (bytes: Buffer): boolean => {
     if (bytes.length > JOINED_UP_TO_BYTES) {
-      send();
+      flush();
       return stream.write(bytes);
     }
     small.push(bytes);
     return true;
   };
-  const collector = Object.create(connection) as WireConnection & { send(): void };
-  return Object.assign(collector, { stream: { writable: stream.writable, write }, send });
+  connection.stream = { writable: stream.writable, write };
+  try {
+    send();
+  } finally {
+    connection.stream = stream;
+  }
+  flush();
 }
 
 interface PreparedStatements {
@@ -106,8 +111,12 @@ class BatchQuery extends Query {
   }
 
   override submit = (connection: unknown): void => {
-    const wire = collectorFor(connection as WireConnection);
-    const known = this.prepare === undefined ? undefined : preparedStatementsOf(connection as object);
+    const wire = connection as WireConnection;
+    writeTogether(wire, () => this.write(wire));
+  };
+
+  private write(wire: WireConnection): void {
+    const known = this.prepare === undefined ? undefined : preparedStatementsOf(wire);
     for (const { statement, values = [] } of this.batch) {
       if (known === undefined) {
         wire.parse({ name: '', text: statement.text });
@@ -121,8 +130,7 @@ class BatchQuery extends Query {
       }
     }
     wire.sync();
-    wire.send();
-  };
+  }
 
   handleRowDescription(): void {}
 
