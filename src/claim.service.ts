@@ -20,7 +20,7 @@ import type { ClaimRequest, ClaimResult, KeyStore } from './persistence/key-stor
 import type { FoundKey, StoredHeader } from './persistence/shared-statements.js';
 import type { UnfinishedState } from './persistence/stored-key.js';
 import { RecentKeys } from './recent-keys.js';
-import { SharedQuestion } from './shared-question.js';
+import { SharedQuestion, SharedQuestions } from './shared-question.js';
 import { delay, jittered, within } from './timing.js';
 import { TransactionClaim } from './transaction-claim.js';
 
@@ -64,6 +64,9 @@ export class ClaimService {
   private readonly unsettled = new Set<Promise<void>>();
 
   private readonly recent = new RecentKeys(RECENT_KEYS);
+
+  /** Looks at recorded keys, where there are more retries than connections. */
+  private readonly looks = new SharedQuestions<FoundKey | undefined>();
 
   constructor(
     private readonly store: KeyStore,
@@ -140,7 +143,11 @@ export class ClaimService {
     if (!this.recent.has(name)) {
       return undefined;
     }
-    const found = await this.connections.run((client) => this.store.lookUp(client, request)).catch(cannotClaim);
+    const lookUp = (): Promise<FoundKey | undefined> =>
+      this.connections.run((client) => this.store.lookUp(client, request));
+    // A retry that would have to wait for a connection may as well wait for the look that others are waiting for.
+    const looking = this.connections.areInUse ? this.looks.ask(name, lookUp) : lookUp();
+    const found = await looking.catch(cannotClaim);
     if (found?.kind !== 'completed') {
       this.recent.delete(name);
       return undefined;

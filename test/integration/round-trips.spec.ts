@@ -1,6 +1,7 @@
 import { Controller, Param, Post } from '@nestjs/common';
 import { InjectDataSource } from '@nestjs/typeorm';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Client } from 'pg';
 import { DataSource } from 'typeorm';
 import { deferred, type Deferred } from '../../src/deferred.js';
 import { Idempotent, IdempotencyContext } from '../../src/index.js';
@@ -40,6 +41,22 @@ class Routes {
   async steps(@IdempotencyContext() context: IdempotencyContext, @Param('count') count: string) {
     for (let step = 0; step < Number(count); step++) await context.step(`step ${step}`, () => step);
   }
+}
+
+/** Requests that have got to the interceptor: what they do next they do before anything else happens. */
+function countAccepted() {
+  const hook = Symbol.for('nestjs-idempotency.failpoint');
+  const hooks = globalThis as { [hook]?: (name: string) => void };
+  const accepted = {
+    count: 0,
+    stop: () => {
+      delete hooks[hook];
+    },
+  };
+  hooks[hook] = (name) => {
+    accepted.count += Number(name === 'request: accepted');
+  };
+  return accepted;
 }
 
 describe.each(ADAPTERS)('on %s, the round trips to PostgreSQL', (adapter) => {
@@ -89,6 +106,41 @@ describe.each(ADAPTERS)('on %s, the round trips to PostgreSQL', (adapter) => {
     gate.resolve();
     expect((await running).status).toBe(201);
     expect(flights).toBeLessThanOrEqual(2);
+  });
+
+  it('of retries of one key at the same time are as many as connections, and two that all others share', async () => {
+    const poolSize = 3;
+    const own = await CountingProxy.start(database.url);
+    const options = { adapter, controllers: [Routes], databaseUrl: own.url, idempotency: { purge: false } } as const;
+    const small = await createTestApp({ ...options, instances: 1, poolSize });
+    const blocker = new Client({ connectionString: database.url });
+    await blocker.connect();
+    const accepted = countAccepted();
+    const retry = () => small.post('/transaction', 'storm');
+    const { body } = await retry();
+
+    /** Nobody gets an answer before everybody has asked. */
+    const storm = async () => {
+      await blocker.query('begin');
+      await blocker.query('lock table idempotency_keys in access exclusive mode');
+      accepted.count = 0;
+      const retries = Array.from({ length: 40 }, retry);
+      await waitFor(() => accepted.count === retries.length, { what: 'every retry in the interceptor' });
+      await blocker.query('commit');
+      return Promise.all(retries);
+    };
+    try {
+      await storm(); // opens all connections of the pool
+      const before = own.flights;
+      const answers = await storm();
+      expect(own.flights - before).toBe(poolSize + 2);
+      expect(answers.every((answer) => answer.status === 201 && answer.body.equals(body))).toBe(true);
+    } finally {
+      accepted.stop();
+      await blocker.end();
+      await small.close();
+      await own.stop();
+    }
   });
 
   it.each([0, 1, 5])('in lease mode are two, for claim and record, and one for each of %d steps', async (steps) => {
