@@ -81,13 +81,14 @@ export class ClaimService {
    * @throws IdempotencyStoreUnavailableException when the key cannot be claimed; the handler must not run then
    */
   async claim(request: IdempotentRequest): Promise<Outcome> {
+    const name = nameOf(request);
     const { inFlight } = request.options;
     const deadline = performance.now() + (inFlight === 'reject' ? 0 : inFlight.waitMs);
     for (let pauseMs: number = IN_FLIGHT_POLL_MS.first; ; pauseMs = Math.min(pauseMs * 2, IN_FLIGHT_POLL_MS.longest)) {
-      const running = this.running.get(nameOf(request));
+      const running = this.running.get(name);
       const outcome =
-        (await (running === undefined ? this.replayOfRecent(request) : this.outcomeBeside(running, request))) ??
-        (await this.attempt(request));
+        (await (running === undefined ? this.replayOfRecent(name, request) : this.outcomeBeside(running, request))) ??
+        (await this.attempt(name, request));
       const leftMs = deadline - performance.now();
       if (outcome.kind !== 'in flight' || leftMs <= 0) {
         return outcome;
@@ -138,8 +139,7 @@ export class ClaimService {
   }
 
   /** A key that was recorded here a short while ago is most likely still there: then no transaction is begun for it. */
-  private async replayOfRecent(request: IdempotentRequest): Promise<Outcome | undefined> {
-    const name = nameOf(request);
+  private async replayOfRecent(name: string, request: IdempotentRequest): Promise<Outcome | undefined> {
     if (!this.recent.has(name)) {
       return undefined;
     }
@@ -178,37 +178,36 @@ export class ClaimService {
     }
   }
 
-  private async attempt(request: IdempotentRequest): Promise<Outcome> {
-    if (request.options.mode === 'transaction') {
-      return this.attemptTransaction(request);
-    }
-    const outcome = await this.leases.claim(request, () => this.started(request));
+  private async attempt(name: string, request: IdempotentRequest): Promise<Outcome> {
+    const outcome =
+      request.options.mode === 'transaction'
+        ? await this.attemptTransaction(name, request)
+        : await this.leases.claim(request, () => this.started(name, request));
     if (outcome.kind === 'completed') {
-      this.recent.add(nameOf(request));
+      this.recent.add(name);
     }
     return outcome;
   }
 
-  private async attemptTransaction(request: IdempotentRequest): Promise<Outcome> {
-    const { options, ...identified } = request;
-    const { transactions } = this.connections;
-    const isolation = options.isolation ?? transactions.defaultIsolation;
-    const claimed: ClaimedRequest = { ...identified, claimId: randomUUID(), ttlMs: options.ttlMs };
+  private async attemptTransaction(name: string, request: IdempotentRequest): Promise<Outcome> {
+    const { scope, key, fingerprint, fingerprintVersion, method, path, options } = request;
+    const isolation = options.isolation ?? this.connections.transactions.defaultIsolation;
+    const claimId = randomUUID();
     const { connection, result } = await this.tryClaim({
-      scope: request.scope,
-      key: request.key,
-      claimId: claimed.claimId,
+      scope,
+      key,
+      claimId,
       transactionTimeoutMs: options.timeoutMs + TRANSACTION_TIMEOUT_SLACK_MS,
       isolation,
       savepoint: options.storeErrors !== undefined,
     });
     switch (result.kind) {
-      case 'claimed':
-        return { kind: 'claimed', claim: this.claimBy(connection, isolation, claimed, request) };
+      case 'claimed': {
+        const { ttlMs } = options;
+        const claimed = { scope, key, fingerprint, fingerprintVersion, method, path, claimId, ttlMs };
+        return { kind: 'claimed', claim: this.claimBy(connection, isolation, claimed, this.started(name, request)) };
+      }
       case 'completed':
-        this.giveBack(connection);
-        this.recent.add(nameOf(request));
-        return outcomeOf(result, request);
       case 'unfinished':
         this.giveBack(connection);
         return outcomeOf(result, request);
@@ -239,16 +238,15 @@ export class ClaimService {
     connection: DatabaseConnection,
     isolation: IsolationLevel | undefined,
     claimed: ClaimedRequest,
-    request: IdempotentRequest,
+    end: ClaimEnd,
   ): Claim {
     const { transactions } = this.connections;
     const transaction = new AmbientTransaction(transactions, connection, isolation ?? 'READ COMMITTED');
-    return new TransactionClaim(claimed, transaction, this.store, this.started(request));
+    return new TransactionClaim(claimed, transaction, this.store, end);
   }
 
   /** Has duplicates in this process wait for the end of the request. */
-  private started(request: IdempotentRequest): ClaimEnd {
-    const name = nameOf(request);
+  private started(name: string, request: IdempotentRequest): ClaimEnd {
     const end = deferred();
     const running = { end: end.promise, look: new SharedQuestion(() => this.look(request)) };
     this.running.set(name, running);

@@ -62,6 +62,8 @@ function writeTogether(connection: WireConnection, send: () => void): void {
 interface PreparedStatements {
   readonly prefix: string;
   readonly names: Set<string>;
+  /** The list whose statements all are among the names: not to be gone through again for each batch. */
+  all?: readonly Statement[];
 }
 
 /**
@@ -125,8 +127,9 @@ class BatchQuery extends Query {
       }
       wire.bind({ statement: known === undefined ? '' : known.prefix + statement.id, values });
       wire.execute({});
-      if (known !== undefined) {
+      if (known !== undefined && known.all !== this.prepare) {
         this.prepare?.forEach((other) => parseOnce(wire, known, other));
+        known.all = this.prepare;
       }
     }
     wire.sync();

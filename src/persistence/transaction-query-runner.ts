@@ -49,6 +49,12 @@ export function createTransactionRunner(home: Scope, owner: RunnerOwner): QueryR
 
 const HANDLE = Symbol('handle');
 
+const RUNNER_OF_MANAGER: PropertyDescriptor = {
+  get(this: { readonly [HANDLE]: RunnerHandle }) {
+    return this[HANDLE].runnerOfManager;
+  },
+};
+
 type OrdinaryRunnerClass = new (driver: unknown, mode: string) => object;
 type TransactionRunnerClass = new (home: Scope, owner: RunnerOwner) => QueryRunner;
 
@@ -148,6 +154,11 @@ class RunnerHandle {
     const { transactions } = this.home.transaction;
     this.begun.at(-1)?.recogniseFlow();
     return transactions.innermost((this.begun.at(-1) ?? this.home).live());
+  }
+
+  /** After COMMIT a manager is like the DataSource's own. */
+  get runnerOfManager(): QueryRunner | undefined {
+    return this.state === 'committed' && this.late === undefined ? undefined : this.runner;
   }
 
   async connect(): Promise<unknown> {
@@ -263,11 +274,8 @@ class RunnerHandle {
 
   private createManager(): EntityManager {
     const manager = this.home.transaction.transactions.dataSource.createEntityManager();
-    // After COMMIT it is a manager like the DataSource's own.
-    Object.defineProperty(manager, 'queryRunner', {
-      get: () => (this.state === 'committed' && this.late === undefined ? undefined : this.runner),
-    });
-    return manager;
+    Object.assign(manager, { [HANDLE]: this });
+    return Object.defineProperty(manager, 'queryRunner', RUNNER_OF_MANAGER);
   }
 }
 
