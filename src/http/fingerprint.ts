@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, hash } from 'node:crypto';
 import { writeCanonicalJson } from './canonical-json.js';
 import { mediaType, requestTarget, sortedQuery } from './http-request.js';
 import { readRequestBody } from './request-body.js';
@@ -29,21 +29,21 @@ export async function fingerprintRequest(request: unknown): Promise<Buffer> {
   const type = mediaType(httpRequest.headers['content-type']);
   const body = await readRequestBody(httpRequest, type);
   const files = body.kind === 'multipart' ? body.files : [];
-  const hash = hashOf(httpRequest.method, path, [sortedQuery(query), type, body.kind, files]);
+  const digest = digestOf(httpRequest.method, path, [sortedQuery(query), type, body.kind, files]);
   switch (body.kind) {
     case 'none':
       break;
     case 'bytes':
-      hash.update(body.bytes);
+      digest.update(body.bytes);
       break;
     case 'json':
-      updateWithJson(hash, body.value);
+      updateWithJson(digest, body.value);
       break;
     case 'multipart':
-      updateWithJson(hash, body.fields);
+      updateWithJson(digest, body.fields);
       break;
   }
-  return hash.digest();
+  return digest.end();
 }
 
 /**
@@ -61,21 +61,45 @@ export function fingerprintOf(value: unknown, request: unknown): Buffer {
   const httpRequest = request as HttpRequest;
   const { path } = requestTarget(httpRequest);
   const isBytes = value instanceof Uint8Array;
-  const hash = hashOf(httpRequest.method, path, [isBytes ? 'resolved bytes' : 'resolved JSON']);
-  if (isBytes) hash.update(value);
-  else updateWithJson(hash, value);
-  return hash.digest();
+  const digest = digestOf(httpRequest.method, path, [isBytes ? 'resolved bytes' : 'resolved JSON']);
+  if (isBytes) digest.update(value);
+  else updateWithJson(digest, value);
+  return digest.end();
 }
 
 /**
  * A JSON array tells by itself where it ends and where each of its strings does. So nothing that a client sends can
  * move from one component to the next, and exactly one further component, the body, may follow without a length.
  */
-function hashOf(method: string, path: string, components: readonly unknown[]): Hash {
-  const head = ['nestjs-idempotency', FINGERPRINT_VERSION, method.toUpperCase(), path, ...components];
-  return createHash('sha256').update(JSON.stringify(head));
+function digestOf(method: string, path: string, components: readonly unknown[]): Digest {
+  return new Digest(
+    JSON.stringify(['nestjs-idempotency', FINGERPRINT_VERSION, method.toUpperCase(), path, ...components]),
+  );
 }
 
-function updateWithJson(hash: Hash, value: unknown): void {
-  writeCanonicalJson(value, (chunk) => hash.update(chunk));
+function updateWithJson(digest: Digest, value: unknown): void {
+  writeCanonicalJson(value, (chunk) => digest.update(chunk));
 }
+
+/** A SHA-256 in one call where there is little to hash: to make a hash object costs as much as to hash 10 KB. */
+class Digest {
+  private hash: Hash | undefined;
+
+  constructor(private text: string) {}
+
+  update(part: string | Uint8Array): void {
+    if (this.hash === undefined && typeof part === 'string' && this.text.length + part.length <= MAX_AT_ONCE) {
+      this.text += part;
+    } else {
+      this.hash ??= createHash('sha256').update(this.text);
+      this.hash.update(part);
+    }
+  }
+
+  end(): Buffer {
+    return this.hash?.digest() ?? hash('sha256', this.text, 'buffer');
+  }
+}
+
+/** In UTF-16 code units. */
+const MAX_AT_ONCE = 32_768;

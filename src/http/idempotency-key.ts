@@ -44,11 +44,11 @@ export function readIdempotencyKey(
   headerName: string,
 ): ParsedKey {
   const name = headerName.toLowerCase();
-  const values = [request.headers[name] ?? []].flat();
-  if (values.length > 1 || countLines(request.rawHeaders, name) > 1)
+  const sent = request.headers[name];
+  const value = Array.isArray(sent) && sent.length < 2 ? sent[0] : sent;
+  if (Array.isArray(value) || countLines(request.rawHeaders, name) > 1)
     return malformed('it was sent in several header lines');
 
-  const [value] = values;
   return value === undefined ? { kind: 'missing' } : parseIdempotencyKey(value);
 }
 

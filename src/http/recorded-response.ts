@@ -39,11 +39,13 @@ export type HeaderBaseline = ReadonlyMap<string, string[]>;
 
 /** @param layers headers of the raw response and, on Fastify, those its reply will add to them */
 export function baselineOf(...layers: OutgoingHttpHeaders[]): HeaderBaseline {
-  return new Map(
-    layers.flatMap((headers) =>
-      Object.entries(headers).map(([name, value]): [string, string[]] => [name.toLowerCase(), linesOf(value)]),
-    ),
-  );
+  const baseline = new Map<string, string[]>();
+  for (const headers of layers) {
+    for (const name in headers) {
+      baseline.set(name.toLowerCase(), linesOf(headers[name]));
+    }
+  }
+  return baseline;
 }
 
 /** What is stored of a response's headers: the lines that appeared, changed or went away since the baseline. */

@@ -39,10 +39,11 @@ export class ResponseRecorder implements StandIn {
   headersSent = false;
   writableEnded = false;
   readonly closed = false;
-  isOver = false;
   private readonly settling = deferred<HeldResponse>();
   private readonly chunks: Buffer[] = [];
   private readonly callbacks: WriteCallback[] = [];
+  /** The whole body, where it was written as one text. */
+  private text: { chunk: string; encoding: BufferEncoding } | undefined;
   private bodyBytes = 0;
   private byHandler = false;
   private isClientGone = false;
@@ -56,7 +57,7 @@ export class ResponseRecorder implements StandIn {
     private readonly response: ServerResponse,
     private readonly options: ResponseRecorderOptions,
   ) {
-    this.takeover = takeOver(response, this);
+    this.takeover = takeOver(response, this, true);
     this.showClosing = hideClosing(response);
   }
 
@@ -74,15 +75,19 @@ export class ResponseRecorder implements StandIn {
       return;
     }
     response.statusCode = this.status;
-    response.statusMessage = this.statusMessage;
-    const body = this.body();
+    if (response.statusMessage !== this.statusMessage) {
+      response.statusMessage = this.statusMessage;
+    }
     if (this.writableEnded) {
       // The whole body is at hand: Node adds its length.
       if (response.hasHeader('Transfer-Encoding')) {
         response.removeHeader('Transfer-Encoding'); // only then: Node takes it for a wish to have none at all
       }
-      response.end(body, () => this.callbacks.forEach((callback) => callback()));
-    } else if (response.write(body)) {
+      const done = (): void => this.callbacks.forEach((callback) => callback());
+      const { text } = this;
+      // A text goes out in one piece with the head, bytes in one of their own.
+      text === undefined ? response.end(this.body(), done) : response.end(text.chunk, text.encoding, done);
+    } else if (response.write(this.body())) {
       response.emit('drain'); // its writer was told to wait
     }
     this.tellClosed();
@@ -129,7 +134,7 @@ export class ResponseRecorder implements StandIn {
     const { response, takeover } = this;
     response.statusCode = status as number;
     response.statusMessage = message ?? response.statusMessage;
-    headerEntries(headers).forEach((entry) => takeover.originals.setHeader.apply(response, entry));
+    headerEntries(headers).forEach((entry) => takeover.callOriginal('setHeader', entry));
     this.flushHeaders();
     return response;
   }
@@ -164,6 +169,9 @@ export class ResponseRecorder implements StandIn {
     }
     if (!this.writableEnded) {
       this.flushHeaders();
+      if (typeof chunk === 'string' && this.chunks.length === 0) {
+        this.text = { chunk, encoding: encodingOf(encoding) };
+      }
       if (chunk !== null && chunk !== undefined && typeof chunk !== 'function') {
         this.keep(chunk, encoding);
       }
@@ -190,11 +198,10 @@ export class ResponseRecorder implements StandIn {
       response.destroyed = false;
       return true;
     }
-    return takeover.originals.emit.call(response, event, ...args) as boolean;
+    return takeover.callOriginal('emit', [event, ...args]) as boolean;
   }
 
   private restore(): void {
-    this.isOver = true;
     this.takeover.undo();
     this.showClosing();
   }
@@ -214,15 +221,13 @@ export class ResponseRecorder implements StandIn {
     if (this.headersSent) {
       throw headersSentError('set');
     }
-    this.takeover.originals[method].apply(this.response, args);
+    this.takeover.callOriginal(method, args);
     return this.response;
   }
 
   private keep(chunk: unknown, encoding: unknown): void {
     const bytes =
-      typeof chunk === 'string'
-        ? Buffer.from(chunk, typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8')
-        : Buffer.from(chunk as Uint8Array); // a copy: the writer may use its buffer again
+      typeof chunk === 'string' ? Buffer.from(chunk, encodingOf(encoding)) : Buffer.from(chunk as Uint8Array); // a copy: the writer may use its buffer again
     this.chunks.push(bytes);
     this.bodyBytes += bytes.length;
     if (this.bodyBytes > this.options.maxBodyBytes) {
@@ -243,6 +248,10 @@ export class ResponseRecorder implements StandIn {
     }
     return this.chunks[0]!;
   }
+}
+
+function encodingOf(argument: unknown): BufferEncoding {
+  return typeof argument === 'string' ? (argument as BufferEncoding) : 'utf8';
 }
 
 function headersSentError(verb: 'set' | 'write'): Error {

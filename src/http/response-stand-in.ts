@@ -1,106 +1,111 @@
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 
-/** What may answer for a response instead of itself. */
-const METHODS = [
-  'setHeader',
-  'setHeaders',
-  'appendHeader',
-  'removeHeader',
-  'writeHead',
-  'flushHeaders',
-  'write',
-  'end',
-  'destroy',
-  'emit',
-] as const;
+/** By these bytes go out. */
+const OUTLETS = ['writeHead', 'flushHeaders', 'write', 'end'] as const;
+const METHODS = [...OUTLETS, 'setHeader', 'setHeaders', 'appendHeader', 'removeHeader', 'destroy', 'emit'] as const;
 const STATES = ['headersSent', 'writableEnded', 'closed', 'statusCode'] as const;
 // Not `finished`: by that Node tells an idle connection, and closes it when the server shuts down.
+const MEMBERS = [...METHODS, ...STATES];
 
 type Method = (typeof METHODS)[number];
-type State = (typeof STATES)[number];
+type Methods = Record<Method, (...args: unknown[]) => unknown>;
 
-/**
- * Answers in place of a response: for the methods it has, and for the states it has until it is over. They are the
- * functions of `ServerResponse`, with arguments that have not been looked at.
- */
-export type StandIn = Partial<Record<Method, (...args: unknown[]) => unknown>> &
-  Partial<Record<State, unknown>> & {
-    /** True once the response has got its own methods back; it then tells its own states, too. */
-    readonly isOver: boolean;
-  };
+/** Answers in place of a response. The functions are those of `ServerResponse`, their arguments not looked at. */
+export type StandIn = Partial<Methods> & Partial<Record<(typeof STATES)[number], unknown>>;
 
-/** The methods a response had before, and how to give them back. */
 export interface Takeover {
-  readonly originals: Readonly<Record<Method, (...args: unknown[]) => unknown>>;
+  /** Calls the method that the response had before. */
+  callOriginal(name: Method, args: unknown[]): unknown;
   undo(): void;
 }
 
 const STAND_IN = Symbol('stand-in');
 
-type TakenOver = Record<Method, (...args: unknown[]) => unknown> & { [STAND_IN]: StandIn };
+type TakenOver = Methods & { [STAND_IN]: StandIn };
 
-/** One function for all responses: V8 keeps a class of objects fast whose members are the same, not alike. */
-const delegates = Object.fromEntries(
-  METHODS.map((name) => [
-    name,
-    function (this: TakenOver, ...args: unknown[]): unknown {
-      return this[STAND_IN][name]!(...args);
-    },
-  ]),
-) as TakenOver;
+// The same functions for all responses: V8 is fast with objects whose members are the same, slow where they are alike.
+function delegate(name: Method) {
+  return function (this: TakenOver, ...args: unknown[]): unknown {
+    return this[STAND_IN][name]!(...args);
+  };
+}
 
-const tellers = Object.fromEntries(
-  STATES.map((name): [State, PropertyDescriptor] => [
-    name,
-    {
-      get(this: TakenOver): unknown {
-        const standIn = this[STAND_IN];
-        return standIn.isOver
-          ? (Reflect.get(Object.getPrototypeOf(this) as object, name, this) as unknown)
-          : standIn[name];
-      },
-      set() {}, // it tells; nobody can tell it
-      configurable: true,
-    },
-  ]),
-) as Record<State, PropertyDescriptor>;
+const delegates: Record<string, PropertyDescriptor> = {};
+for (const name of METHODS) {
+  delegates[name] = { value: delegate(name), writable: true, configurable: true };
+}
+for (const name of STATES) {
+  const get = function (this: TakenOver): unknown {
+    return this[STAND_IN][name];
+  };
+  delegates[name] = { get, set() {}, configurable: true }; // it tells; nobody can tell it
+}
+
+const ownOutlets = Object.fromEntries(OUTLETS.map((name) => [name, delegates[name]!.value as unknown]));
 
 /**
- * Puts `standIn` in place of the response's own methods and states, for as long as it is not undone.
+ * Puts `standIn` in place of the response's own methods and states, as far as it has them, until that is undone.
  *
  * The raw `http.ServerResponse` is the one place where every way to answer comes together, under both adapters, after
- * every interceptor, serializer and exception filter. Its methods are replaced on the object itself, not on a prototype:
- * Express gives a response another prototype when a handler hands it to an application of its own. What outer middleware
- * put there before (compression, on-headers) comes back with {@link Takeover.undo}. Nothing is deleted: that is slow in
- * V8.
+ * every interceptor, serializer and exception filter. It gets another prototype, which costs a tenth of as many
+ * properties of its own. What it has of its own is replaced there: what outer middleware put on it (compression,
+ * on-headers) still runs once this is undone.
+ *
+ * @param holds whether bytes must not go out on any account: Express gives a response another prototype when a handler
+ * hands it to an application of its own
  */
-export function takeOver(response: ServerResponse, standIn: StandIn): Takeover {
+export function takeOver(response: ServerResponse, standIn: StandIn, holds: boolean): Takeover {
   const target = response as unknown as TakenOver;
-  const originals = {} as TakenOver;
-  const foreign: [State, PropertyDescriptor][] = [];
-  const methods = METHODS.filter((name) => name in standIn);
-  for (const name of methods) {
-    originals[name] = target[name];
-    target[name] = delegates[name];
-  }
+  const { writeHead, flushHeaders, write, end } = target;
+  const ownPrototype = Object.getPrototypeOf(response) as Methods;
+  const prototype = prototypeOver(ownPrototype, standIn);
+  const replaced: [name: string, before: PropertyDescriptor][] = [];
   target[STAND_IN] = standIn;
-  for (const name of STATES.filter((state) => state in standIn)) {
-    const before = Object.getOwnPropertyDescriptor(response, name);
-    if (before !== undefined && before.get !== tellers[name].get) {
-      foreign.push([name, before]);
+  for (const name of MEMBERS) {
+    if (Object.hasOwn(response, name) && name in standIn) {
+      replaced.push([name, Object.getOwnPropertyDescriptor(response, name)!]);
+      Object.defineProperty(response, name, delegates[name]!);
     }
-    Object.defineProperty(response, name, tellers[name]);
   }
+  if (holds) {
+    Object.assign(target, ownOutlets);
+  }
+  Object.setPrototypeOf(response, prototype);
   return {
-    originals,
+    callOriginal: (name, args) => {
+      const before = replaced.find(([other]) => other === name)?.[1].value as Methods[Method] | undefined;
+      return (before ?? ownPrototype[name]).apply(response, args);
+    },
     undo: () => {
-      for (const name of methods) {
-        target[name] = originals[name];
+      if (holds) {
+        Object.assign(target, { writeHead, flushHeaders, write, end }); // not deleted: that is slow in V8
       }
-      foreign.forEach(([name, before]) => Object.defineProperty(response, name, before));
+      replaced.forEach(([name, before]) => Object.defineProperty(response, name, before));
+      if (Object.getPrototypeOf(response) === prototype) {
+        Object.setPrototypeOf(response, ownPrototype);
+      }
     },
   };
+}
+
+/** By the class of what stands in, and by the prototype beneath: few of either. */
+const prototypes = new WeakMap<object, WeakMap<object, object>>();
+
+function prototypeOver(beneath: object, standIn: StandIn): object {
+  const kind = Object.getPrototypeOf(standIn) as object;
+  let ofKind = prototypes.get(kind);
+  if (ofKind === undefined) {
+    ofKind = new WeakMap();
+    prototypes.set(kind, ofKind);
+  }
+  let prototype = ofKind.get(beneath);
+  if (prototype === undefined) {
+    const names = MEMBERS.filter((name) => name in standIn);
+    prototype = Object.create(beneath, Object.fromEntries(names.map((name) => [name, delegates[name]!]))) as object;
+    ofKind.set(beneath, prototype);
+  }
+  return prototype;
 }
 
 /**
@@ -108,11 +113,10 @@ export function takeOver(response: ServerResponse, standIn: StandIn): Takeover {
  * framework still do with it, once a replay was sent in their place.
  */
 export function ignoreWrites(response: ServerResponse): void {
-  takeOver(response, new Silence(response));
+  takeOver(response, new Silence(response), false);
 }
 
 class Silence implements StandIn {
-  readonly isOver = false;
   readonly statusCode: number;
   writableEnded = false;
 

@@ -111,7 +111,7 @@ describe.each(ADAPTERS)('on %s, the round trips to PostgreSQL', (adapter) => {
   it('of retries of one key at the same time are as many as connections, and two that all others share', async () => {
     const poolSize = 3;
     const own = await CountingProxy.start(database.url);
-    const options = { adapter, controllers: [Routes], databaseUrl: own.url, idempotency: { purge: false } } as const;
+    const options = { adapter, controllers: [Routes], databaseUrl: own.url, idempotency: { purge: false as const } };
     const small = await createTestApp({ ...options, instances: 1, poolSize });
     const blocker = new Client({ connectionString: database.url });
     await blocker.connect();
