@@ -1,6 +1,10 @@
 import { type BeforeApplicationShutdown, Injectable, Logger, type OnApplicationBootstrap } from '@nestjs/common';
 import { DEFAULT_OPTIONS, type PurgeOptions } from '../idempotency.options.js';
 import { IdempotencyRuntime } from '../idempotency.runtime.js';
+import { delay } from '../timing.js';
+
+/** Requests have the database to themselves for most of the time that a purge takes, the longer the busier it is. */
+const PAUSE_PER_WORK = 2;
 
 /** Deletes expired keys now and then. An expired key counts as absent in any case: this only keeps the tables small. */
 @Injectable()
@@ -52,13 +56,15 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   }
 
   private async inBatches(deleteSome: () => Promise<number>): Promise<number> {
-    let total = 0;
-    let deleted: number;
-    do {
-      deleted = await deleteSome();
+    for (let total = 0; ;) {
+      const began = performance.now();
+      const deleted = await deleteSome();
       total += deleted;
-    } while (deleted >= this.options.batchSize && !this.stopped);
-    return total;
+      if (deleted < this.options.batchSize || this.stopped) {
+        return total;
+      }
+      await delay((performance.now() - began) * PAUSE_PER_WORK);
+    }
   }
 
   private schedule(): void {
