@@ -86,7 +86,11 @@ export class ResponseRecorder implements StandIn {
       const done = (): void => this.callbacks.forEach((callback) => callback());
       const { text } = this;
       // A text goes out in one piece with the head, bytes in one of their own.
-      text === undefined ? response.end(this.body(), done) : response.end(text.chunk, text.encoding, done);
+      if (text === undefined) {
+        response.end(this.body(), done);
+      } else {
+        response.end(text.chunk, text.encoding, done);
+      }
     } else if (response.write(this.body())) {
       response.emit('drain'); // its writer was told to wait
     }
