@@ -39,6 +39,7 @@ export class ResponseRecorder implements StandIn {
   headersSent = false;
   writableEnded = false;
   readonly closed = false;
+  isOver = false;
   private readonly settling = deferred<HeldResponse>();
   private readonly chunks: Buffer[] = [];
   private readonly callbacks: WriteCallback[] = [];

@@ -12,7 +12,11 @@ type Method = (typeof METHODS)[number];
 type Methods = Record<Method, (...args: unknown[]) => unknown>;
 
 /** Answers in place of a response. The functions are those of `ServerResponse`, their arguments not looked at. */
-export type StandIn = Partial<Methods> & Partial<Record<(typeof STATES)[number], unknown>>;
+export type StandIn = Partial<Methods> &
+  Partial<Record<(typeof STATES)[number], unknown>> & {
+    /** Set when the response tells again by itself whether its headers were sent. */
+    isOver?: boolean;
+  };
 
 export interface Takeover {
   /** Calls the method that the response had before. */
@@ -42,6 +46,18 @@ for (const name of STATES) {
   delegates[name] = { get, set() {}, configurable: true }; // it tells; nobody can tell it
 }
 
+/** Stays on a response that was held: a property that is taken away is slow in V8. */
+const HEADERS_SENT: PropertyDescriptor = {
+  get(this: TakenOver): unknown {
+    const standIn = this[STAND_IN];
+    return standIn.isOver
+      ? (Reflect.get(Object.getPrototypeOf(this) as object, 'headersSent', this) as unknown)
+      : standIn.headersSent;
+  },
+  set() {},
+  configurable: true,
+};
+
 const ownOutlets = Object.fromEntries(OUTLETS.map((name) => [name, delegates[name]!.value as unknown]));
 
 /**
@@ -52,8 +68,8 @@ const ownOutlets = Object.fromEntries(OUTLETS.map((name) => [name, delegates[nam
  * properties of its own. What it has of its own is replaced there: what outer middleware put on it (compression,
  * on-headers) still runs once this is undone.
  *
- * @param holds whether bytes must not go out on any account: Express gives a response another prototype when a handler
- * hands it to an application of its own
+ * @param holds whether bytes must not go out on any account, nor anybody be told wrongly that some did: Express gives a
+ * response another prototype when a handler hands it to an application of its own
  */
 export function takeOver(response: ServerResponse, standIn: StandIn, holds: boolean): Takeover {
   const target = response as unknown as TakenOver;
@@ -70,6 +86,7 @@ export function takeOver(response: ServerResponse, standIn: StandIn, holds: bool
   }
   if (holds) {
     Object.assign(target, ownOutlets);
+    Object.defineProperty(response, 'headersSent', HEADERS_SENT);
   }
   Object.setPrototypeOf(response, prototype);
   return {
@@ -79,7 +96,8 @@ export function takeOver(response: ServerResponse, standIn: StandIn, holds: bool
     },
     undo: () => {
       if (holds) {
-        Object.assign(target, { writeHead, flushHeaders, write, end }); // not deleted: that is slow in V8
+        Object.assign(target, { writeHead, flushHeaders, write, end });
+        standIn.isOver = true;
       }
       replaced.forEach(([name, before]) => Object.defineProperty(response, name, before));
       if (Object.getPrototypeOf(response) === prototype) {
