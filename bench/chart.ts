@@ -26,8 +26,9 @@ export function drawChart(report: Report): string | undefined {
     return undefined;
   }
   const height = panels.length * PANEL.height;
-  const { machine, date } = report;
-  const caption = `${machine['cpus']} CPUs, Node.js ${machine['node']}, PostgreSQL ${machine['postgres']}, ${date.slice(0, 10)}`;
+  const { machine } = report;
+  const dates = Object.values(report.scenarios).map(({ date }) => date.slice(0, 10));
+  const caption = `${machine['cpus']} CPUs, Node.js ${machine['node']}, PostgreSQL ${machine['postgres']}, ${dates.toSorted().at(-1)}`;
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${PANEL.width} ${height + 24}" font-family="system-ui, sans-serif" font-size="12" fill="#222">`,
     `<rect width="100%" height="100%" fill="#fff"/>`,

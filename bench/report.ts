@@ -1,19 +1,29 @@
-import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { format, resolveConfig } from 'prettier';
 import type { Row, ScenarioResult } from './result.js';
 import type { Figure } from './statistics.js';
 import { VARIANTS } from './variants.js';
 
+const RESULTS = join(import.meta.dirname, 'results');
+
 export interface Report {
-  date: string;
-  command: string;
   machine: Record<string, string | number>;
   /** Whether the run was too short for its figures to be quoted. */
   quick: boolean;
   variants: typeof VARIANTS;
-  scenarios: Record<number, ScenarioResult>;
+  /** With the run that measured them. */
+  scenarios: Record<number, ScenarioResult & { date: string; command: string }>;
+}
+
+/** What is on file from earlier runs, unless it was another machine or another kind of run: a run may be of one scenario. */
+export async function earlierScenarios({ machine, quick }: Report): Promise<Report['scenarios']> {
+  const text = await readFile(join(RESULTS, 'latest.json'), 'utf8').catch(() => undefined);
+  const earlier = text === undefined ? undefined : (JSON.parse(text) as Report);
+  const isAlike = isDeepStrictEqual([earlier?.machine, earlier?.quick], [machine, quick]);
+  return earlier !== undefined && isAlike ? earlier.scenarios : {};
 }
 
 export function describeMachine(postgres: string): Report['machine'] {
@@ -65,9 +75,8 @@ export async function toJson(report: Report): Promise<string> {
 
 /** Complete or not at all: a run that is interrupted leaves the results of the one before. */
 export async function writeResult(name: string, content: string): Promise<void> {
-  const directory = join(import.meta.dirname, 'results');
-  await mkdir(directory, { recursive: true });
-  const file = join(directory, name);
+  await mkdir(RESULTS, { recursive: true });
+  const file = join(RESULTS, name);
   await writeFile(`${file}.tmp`, content);
   await rename(`${file}.tmp`, file);
 }

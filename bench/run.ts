@@ -9,6 +9,7 @@ import { drawChart } from './chart.js';
 import { Databases } from './database.js';
 import {
   describeMachine,
+  earlierScenarios,
   failedTargets,
   printCaveats,
   printScenario,
@@ -53,14 +54,10 @@ async function main(argv: string[]): Promise<void> {
     flags: Object.entries(POSTGRES_SETTINGS).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
   });
   const databases = new Databases(postgres.url);
-  const report: Report = {
-    date: new Date().toISOString(),
-    command: ['npm run bench', ...(argv.length > 0 ? ['--', ...argv] : [])].join(' '),
-    machine: { ...describeMachine(await databases.version()), ...POSTGRES_SETTINGS },
-    quick: args.quick,
-    variants: VARIANTS,
-    scenarios: {},
-  };
+  const command = ['npm run bench', ...(argv.length > 0 ? ['--', ...argv] : [])].join(' ');
+  const machine = { ...describeMachine(await databases.version()), ...POSTGRES_SETTINGS };
+  const report: Report = { machine, quick: args.quick, variants: VARIANTS, scenarios: {} };
+  report.scenarios = await earlierScenarios(report);
 
   let current: Bench | undefined;
   const stop = async (): Promise<void> => {
@@ -77,8 +74,9 @@ async function main(argv: string[]): Promise<void> {
       current = new Bench(args, databases, postgres.port, entry);
       try {
         const result = await SCENARIOS[number]!(current);
-        report.scenarios[number] = result;
+        report.scenarios[number] = { ...result, date: new Date().toISOString(), command };
         printScenario(result);
+        await write(report);
       } finally {
         await current.end();
       }
@@ -87,16 +85,20 @@ async function main(argv: string[]): Promise<void> {
   } finally {
     await stop();
   }
-  await finish(report);
+  printCaveats();
+  printVerdict(report);
 }
 
-async function finish(report: Report): Promise<void> {
-  printCaveats();
+/** After each scenario: a run that is cut short has not measured in vain. */
+async function write(report: Report): Promise<void> {
   const chart = drawChart(report);
   await writeResult('latest.json', await toJson(report));
   if (chart !== undefined) {
     await writeResult('chart.svg', chart);
   }
+}
+
+function printVerdict(report: Report): void {
   const failed = failedTargets(report);
   process.stdout.write(
     failed.length === 0
