@@ -10,7 +10,7 @@ import {
   type HeaderLine,
   resetHeaders,
 } from './recorded-response.js';
-import { ignoreWrites } from './response-stand-in.js';
+import { ignoreWrites } from './response-recorder.js';
 
 /** What tells Fastify's wrapper from Express' extension of Node's request, and where each keeps its route. */
 interface FrameworkRequest {

@@ -1,15 +1,6 @@
 import type { OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import { deferred } from '../deferred.js';
-import {
-  callBack,
-  callbackIn,
-  hideClosing,
-  ignoreWrites,
-  type StandIn,
-  type Takeover,
-  takeOver,
-  type WriteCallback,
-} from './response-stand-in.js';
 
 /** The final bytes of a response, before any of them is sent. */
 export interface HeldResponse {
@@ -29,42 +20,54 @@ export interface ResponseRecorderOptions {
   isHandlerRunning: () => boolean;
 }
 
+type WriteCallback = (error?: Error | null) => void;
 type HeadersArgument = OutgoingHttpHeaders | OutgoingHttpHeader[];
 
 /**
  * Holds a response back: what the framework or the handler writes to it is kept, and nothing reaches the socket until
  * it is let go. To its writers it looks like any response, headers sent and ended as they go along.
+ *
+ * The raw `http.ServerResponse` is the one place where every way to answer comes together, under both adapters, after
+ * every interceptor, serializer and exception filter. Its methods are replaced on the object itself, so that what
+ * outer middleware put there before (compression, on-headers) still runs, when the response is let go.
  */
-export class ResponseRecorder implements StandIn {
-  headersSent = false;
-  writableEnded = false;
-  readonly closed = false;
-  isOver = false;
+export class ResponseRecorder {
+  /** The response's end, or the moment its body outgrew the cap. */
+  readonly settled: Promise<HeldResponse>;
   private readonly settling = deferred<HeldResponse>();
+
   private readonly chunks: Buffer[] = [];
   private readonly callbacks: WriteCallback[] = [];
-  /** The whole body, where it was written as one text. */
-  private text: { chunk: string; encoding: BufferEncoding } | undefined;
   private bodyBytes = 0;
+  private headSent = false;
+  private ended = false;
   private byHandler = false;
-  private isClientGone = false;
+  private closed = false;
   private broken = false;
   private status = 0;
   private statusMessage = '';
-  private readonly takeover: Takeover;
-  private readonly showClosing: () => void;
+  private readonly restore: () => void;
 
   constructor(
-    private readonly response: ServerResponse,
+    readonly response: ServerResponse,
     private readonly options: ResponseRecorderOptions,
   ) {
-    this.takeover = takeOver(response, this, true);
-    this.showClosing = hideClosing(response);
-  }
-
-  /** The response's end, or the moment its body outgrew the cap. */
-  get settled(): Promise<HeldResponse> {
-    return this.settling.promise;
+    this.settled = this.settling.promise;
+    const { req } = response;
+    const restoreMethods = replaceMethods(response, this.heldMethods());
+    const restoreState = replaceState(response, {
+      headersSent: () => this.headSent,
+      writableEnded: () => this.ended,
+      closed: () => false,
+      // Not `finished`: by that Node tells an idle connection, and closes it when the server shuts down.
+    });
+    const { socket } = req;
+    req.socket = shieldOf(socket);
+    this.restore = () => {
+      restoreMethods();
+      restoreState();
+      req.socket = socket;
+    };
   }
 
   /** Sends what was held; a body that outgrew the cap goes on streaming. */
@@ -76,23 +79,15 @@ export class ResponseRecorder implements StandIn {
       return;
     }
     response.statusCode = this.status;
-    if (response.statusMessage !== this.statusMessage) {
-      response.statusMessage = this.statusMessage;
-    }
-    if (this.writableEnded) {
+    response.statusMessage = this.statusMessage;
+    const body = Buffer.concat(this.chunks);
+    if (this.ended) {
       // The whole body is at hand: Node adds its length.
       if (response.hasHeader('Transfer-Encoding')) {
         response.removeHeader('Transfer-Encoding'); // only then: Node takes it for a wish to have none at all
       }
-      const done = (): void => this.callbacks.forEach((callback) => callback());
-      const { text } = this;
-      // A text goes out in one piece with the head, bytes in one of their own.
-      if (text === undefined) {
-        response.end(this.body(), done);
-      } else {
-        response.end(text.chunk, text.encoding, done);
-      }
-    } else if (response.write(this.body())) {
+      response.end(body, () => this.callbacks.forEach((callback) => callback()));
+    } else if (response.write(body)) {
       response.emit('drain'); // its writer was told to wait
     }
     this.tellClosed();
@@ -114,154 +109,251 @@ export class ResponseRecorder implements StandIn {
     this.tellClosed();
   }
 
-  setHeader(...args: unknown[]): ServerResponse {
-    return this.change('setHeader', args);
-  }
-
-  setHeaders(...args: unknown[]): ServerResponse {
-    return this.change('setHeaders', args);
-  }
-
-  appendHeader(...args: unknown[]): ServerResponse {
-    return this.change('appendHeader', args);
-  }
-
-  removeHeader(...args: unknown[]): ServerResponse {
-    return this.change('removeHeader', args);
-  }
-
-  writeHead(status: unknown, ...rest: unknown[]): ServerResponse {
-    const message = typeof rest[0] === 'string' ? rest[0] : undefined;
-    const headers = rest[message === undefined && rest.length < 2 ? 0 : 1] as HeadersArgument | undefined;
-    if (this.headersSent) {
-      throw headersSentError('write');
-    }
-    const { response, takeover } = this;
-    response.statusCode = status as number;
-    response.statusMessage = message ?? response.statusMessage;
-    headerEntries(headers).forEach((entry) => takeover.callOriginal('setHeader', entry));
-    this.flushHeaders();
-    return response;
-  }
-
-  flushHeaders(): void {
-    if (!this.headersSent) {
-      this.headersSent = true;
-      this.byHandler = this.options.isHandlersCode();
-      this.status = this.response.statusCode;
-      this.statusMessage = this.response.statusMessage;
+  /** Those who watch for a client that goes away were not told yet. */
+  private tellClosed(): void {
+    if (this.closed) {
+      this.response.destroyed = true;
+      this.response.emit('close');
     }
   }
 
-  write(chunk: unknown, encoding?: unknown, callback?: unknown): boolean {
-    if (this.writableEnded) {
+  private heldMethods(): Methods {
+    const { response } = this;
+    const setHeader = response.setHeader.bind(response);
+    const emit = response.emit.bind(response);
+    const guarded = (name: 'setHeader' | 'appendHeader' | 'removeHeader' | 'setHeaders') => {
+      const original = response[name] as (...args: unknown[]) => unknown;
+      return (...args: unknown[]): unknown => {
+        if (this.headSent) {
+          throw headersSentError('set');
+        }
+        original.apply(response, args);
+        return response;
+      };
+    };
+    return {
+      setHeader: guarded('setHeader'),
+      setHeaders: guarded('setHeaders'),
+      appendHeader: guarded('appendHeader'),
+      removeHeader: guarded('removeHeader'),
+      writeHead: (status: number, ...rest: unknown[]) => {
+        const message = typeof rest[0] === 'string' ? rest[0] : undefined;
+        const headers = rest[message === undefined && rest.length < 2 ? 0 : 1] as HeadersArgument | undefined;
+        this.sendHead(() => {
+          response.statusCode = status;
+          response.statusMessage = message ?? response.statusMessage;
+          headerEntries(headers).forEach(([name, value]) => setHeader(name, value));
+        });
+        return response;
+      },
+      flushHeaders: () => this.sendHead(),
+      write: (chunk: unknown, encoding?: unknown, callback?: unknown) => this.write(chunk, encoding, callback),
+      end: (chunk?: unknown, encoding?: unknown, callback?: unknown) => {
+        this.end(chunk, encoding, callback);
+        return response;
+      },
+      destroy: () => {
+        this.breakOff();
+        return response;
+      },
+      emit: (event: string | symbol, ...args: unknown[]) => {
+        if (event === 'close') {
+          this.closed = true; // a client that goes away does not cancel the operation
+          response.destroyed = false;
+          return true;
+        }
+        return emit(event, ...args);
+      },
+    };
+  }
+
+  /** Its writer has given the response up, for a source that failed half-way: it will never end. */
+  private breakOff(): void {
+    if (!this.ended) {
+      this.broken = true;
+      const { bodyBytes, byHandler } = this;
+      this.settling.resolve({ status: 500, body: null, bodyBytes, byHandler });
+    }
+  }
+
+  private sendHead(prepare?: () => void): void {
+    if (this.headSent) {
+      if (prepare !== undefined) {
+        throw headersSentError('write');
+      }
+      return;
+    }
+    prepare?.();
+    this.headSent = true;
+    this.byHandler = this.options.isHandlersCode();
+    this.status = this.response.statusCode;
+    this.statusMessage = this.response.statusMessage;
+  }
+
+  private write(chunk: unknown, encoding: unknown, callback: unknown): boolean {
+    if (this.ended) {
       const error = Object.assign(new Error('write after end'), { code: 'ERR_STREAM_WRITE_AFTER_END' });
       callBack([encoding, callback], error);
       return false;
     }
-    this.flushHeaders();
+    this.sendHead();
     this.keep(chunk, encoding);
     callBack([encoding, callback]);
     // While the handler runs there is no way back: it may wait for this very write before it returns.
     return this.bodyBytes <= this.options.maxBodyBytes || this.options.isHandlerRunning();
   }
 
-  end(...args: unknown[]): ServerResponse {
-    const [chunk, encoding] = args;
-    const done = callbackIn(args);
+  private end(chunk: unknown, encoding: unknown, callback: unknown): void {
+    const done = callbackIn([chunk, encoding, callback]);
     if (done !== undefined) {
       this.callbacks.push(done);
     }
-    if (!this.writableEnded) {
-      this.flushHeaders();
-      if (typeof chunk === 'string' && this.chunks.length === 0) {
-        this.text = { chunk, encoding: encodingOf(encoding) };
-      }
-      if (chunk !== null && chunk !== undefined && typeof chunk !== 'function') {
-        this.keep(chunk, encoding);
-      }
-      this.writableEnded = true;
-      this.settle();
+    if (this.ended) {
+      return;
     }
-    return this.response;
-  }
-
-  /** Its writer has given the response up, for a source that failed half-way: it will never end. */
-  destroy(): ServerResponse {
-    if (!this.writableEnded) {
-      this.broken = true;
-      const { bodyBytes, byHandler } = this;
-      this.settling.resolve({ status: 500, body: null, bodyBytes, byHandler });
+    this.sendHead();
+    if (chunk !== null && chunk !== undefined && typeof chunk !== 'function') {
+      this.keep(chunk, encoding);
     }
-    return this.response;
-  }
-
-  emit(event: unknown, ...args: unknown[]): boolean {
-    const { response, takeover } = this;
-    if (event === 'close') {
-      this.isClientGone = true; // a client that goes away does not cancel the operation
-      response.destroyed = false;
-      return true;
-    }
-    return takeover.callOriginal('emit', [event, ...args]) as boolean;
-  }
-
-  private restore(): void {
-    this.takeover.undo();
-    this.showClosing();
-  }
-
-  /** Those who watch for a client that goes away were not told yet. */
-  private tellClosed(): void {
-    if (this.isClientGone) {
-      this.response.destroyed = true;
-      this.response.emit('close');
-    }
-  }
-
-  private change(
-    method: 'setHeader' | 'setHeaders' | 'appendHeader' | 'removeHeader',
-    args: unknown[],
-  ): ServerResponse {
-    if (this.headersSent) {
-      throw headersSentError('set');
-    }
-    this.takeover.callOriginal(method, args);
-    return this.response;
+    this.ended = true;
+    this.resolve();
   }
 
   private keep(chunk: unknown, encoding: unknown): void {
     const bytes =
-      typeof chunk === 'string' ? Buffer.from(chunk, encodingOf(encoding)) : Buffer.from(chunk as Uint8Array); // a copy: the writer may use its buffer again
+      typeof chunk === 'string'
+        ? Buffer.from(chunk, typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8')
+        : Buffer.from(chunk as Uint8Array); // a copy: the writer may use its buffer again
     this.chunks.push(bytes);
     this.bodyBytes += bytes.length;
     if (this.bodyBytes > this.options.maxBodyBytes) {
-      this.settle();
+      this.resolve();
     }
   }
 
-  private settle(): void {
+  private resolve(): void {
     const { status, bodyBytes, byHandler } = this;
-    const body = bodyBytes > this.options.maxBodyBytes ? null : this.body();
+    const body = bodyBytes > this.options.maxBodyBytes ? null : Buffer.concat(this.chunks);
     this.settling.resolve({ status, body, bodyBytes, byHandler });
-  }
-
-  /** What was written so far, in one piece; joined once. */
-  private body(): Buffer {
-    if (this.chunks.length !== 1) {
-      this.chunks.splice(0, Infinity, Buffer.concat(this.chunks));
-    }
-    return this.chunks[0]!;
   }
 }
 
-function encodingOf(argument: unknown): BufferEncoding {
-  return typeof argument === 'string' ? (argument as BufferEncoding) : 'utf8';
+/**
+ * Lets everything written to an answered response go nowhere, without a complaint: what outer interceptors and the
+ * framework still do with it, once a replay was sent in their place.
+ */
+export function ignoreWrites(response: ServerResponse): void {
+  const { statusCode } = response;
+  let ended = false;
+  const nothing = (): ServerResponse => response;
+  replaceMethods(response, {
+    setHeader: nothing,
+    setHeaders: nothing,
+    appendHeader: nothing,
+    removeHeader: nothing,
+    writeHead: nothing,
+    flushHeaders: nothing,
+    write: (...args: unknown[]) => {
+      callBack(args);
+      return true;
+    },
+    end: (...args: unknown[]) => {
+      ended = true;
+      callBack(args);
+      return response;
+    },
+  });
+  replaceState(response, {
+    statusCode: () => statusCode,
+    headersSent: () => ended,
+    writableEnded: () => ended,
+  });
+}
+
+const shields = new WeakMap<Socket, Socket>();
+
+/**
+ * The request's socket as the framework may see it while the response is held: it never closes. NestJS cancels a
+ * handler's Observable and destroys its streams when the socket does.
+ */
+function shieldOf(socket: Socket): Socket {
+  let shield = shields.get(socket);
+  if (shield === undefined) {
+    const deaf =
+      (listen: (event: string, listener: () => void) => Socket) =>
+      (event: string, listener: () => void): Socket =>
+        event === 'close' ? socket : listen.call(socket, event, listener);
+    shield = Object.create(socket, {
+      destroyed: { get: () => false },
+      on: { value: deaf(socket.on) },
+      once: { value: deaf(socket.once) },
+      addListener: { value: deaf(socket.addListener) },
+    }) as Socket;
+    shields.set(socket, shield); // one a connection, whatever the number of its requests
+  }
+  return shield;
 }
 
 function headersSentError(verb: 'set' | 'write'): Error {
   const error = new Error(`Cannot ${verb} headers after they are sent to the client`);
   return Object.assign(error, { code: 'ERR_HTTP_HEADERS_SENT' });
+}
+
+/** The callback of `write(chunk, encoding?, callback?)` and its kin, wherever it stands. */
+function callbackIn(args: unknown[]): WriteCallback | undefined {
+  return args.find((argument): argument is WriteCallback => typeof argument === 'function');
+}
+
+function callBack(args: unknown[], error?: Error): void {
+  const done = callbackIn(args);
+  if (done !== undefined) {
+    process.nextTick(done, error);
+  }
+}
+
+type Methods = Partial<Record<keyof ServerResponse, unknown>>;
+
+/** Puts methods onto the object itself and gives back what takes it back. Nothing is deleted: that is slow in V8. */
+function replaceMethods(response: ServerResponse, methods: Methods): () => void {
+  const target = response as unknown as Record<string, unknown>;
+  const before: [string, unknown][] = [];
+  for (const [name, method] of Object.entries(methods)) {
+    before.push([name, target[name]]);
+    target[name] = method;
+  }
+  return () => {
+    for (const [name, method] of before) {
+      target[name] = method;
+    }
+  };
+}
+
+/** The same for properties that tell a state; once taken back they tell what they told before. */
+function replaceState(
+  response: ServerResponse,
+  state: Partial<Record<keyof ServerResponse, () => unknown>>,
+): () => void {
+  let replaced = true;
+  for (const [name, get] of Object.entries(state)) {
+    const before = Object.getOwnPropertyDescriptor(response, name);
+    Object.defineProperty(response, name, {
+      get: () => {
+        if (replaced) {
+          return get();
+        }
+        return before === undefined
+          ? (Reflect.get(Object.getPrototypeOf(response) as object, name, response) as unknown)
+          : before.get === undefined
+            ? (before.value as unknown)
+            : (before.get.call(response) as unknown);
+      },
+      set() {}, // it tells; nobody can tell it
+      configurable: true,
+    });
+  }
+  return () => {
+    replaced = false;
+  };
 }
 
 function headerEntries(headers: HeadersArgument | undefined): [string, string | number | readonly string[]][] {
