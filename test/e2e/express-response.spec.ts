@@ -69,8 +69,7 @@ describe('a response of Express', () => {
       configure: (app) => {
         app.use((_request: unknown, response: ServerResponse, next: () => void) => {
           const { setHeader } = response;
-          response.setHeader = (name, value) =>
-            setHeader.call(response, name, name === 'X-Inner' ? 'changed' : value);
+          response.setHeader = (name, value) => setHeader.call(response, name, name === 'X-Inner' ? 'changed' : value);
           next();
         });
       },
