@@ -13,7 +13,7 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   private readonly options: Required<PurgeOptions>;
   private timer: NodeJS.Timeout | undefined;
   private running: Promise<unknown> = Promise.resolve();
-  private stopped = false;
+  private readonly stopping = new AbortController();
 
   constructor(private readonly runtime: IdempotencyRuntime) {
     const { intervalMs = DEFAULT_OPTIONS.purge.intervalMs, batchSize = DEFAULT_OPTIONS.purge.batchSize } =
@@ -29,7 +29,7 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
 
   /** A batch under way is finished; its connection goes back before the DataSource is closed. */
   async beforeApplicationShutdown(): Promise<void> {
-    this.stopped = true;
+    this.stopping.abort();
     clearTimeout(this.timer);
     await this.running;
   }
@@ -56,15 +56,18 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   }
 
   private async inBatches(deleteSome: () => Promise<number>): Promise<number> {
-    for (let total = 0; ;) {
+    const { signal } = this.stopping;
+    let total = 0;
+    let deleted: number;
+    do {
       const began = performance.now();
-      const deleted = await deleteSome();
+      deleted = await deleteSome();
       total += deleted;
-      if (deleted < this.options.batchSize || this.stopped) {
-        return total;
+      if (deleted >= this.options.batchSize) {
+        await delay((performance.now() - began) * PAUSE_PER_WORK, undefined, { signal }).catch(() => undefined);
       }
-      await delay((performance.now() - began) * PAUSE_PER_WORK);
-    }
+    } while (deleted >= this.options.batchSize && !signal.aborted);
+    return total;
   }
 
   private schedule(): void {
@@ -74,7 +77,7 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
       void this.runOnce()
         .catch((error: unknown) => this.logger.error(error))
         .finally(() => {
-          if (!this.stopped) {
+          if (!this.stopping.signal.aborted) {
             this.schedule();
           }
         });
