@@ -1,5 +1,4 @@
 import type { Server } from 'node:http';
-import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { Controller, Get, Injectable, Post, Query } from '@nestjs/common';
@@ -350,7 +349,7 @@ describe.each(ADAPTERS)('duplicates and concurrency, on %s', (adapter) => {
     const connections = () => promisify(server.getConnections.bind(server))();
     await waitFor(async () => (await connections()) === 0, { what: 'the server to notice' });
     const closing = test.app.close(); // there is nobody to answer: the server does not wait
-    await delay(200);
+    await waitFor(() => !server.listening, { what: 'the server to be closed' });
     test.gate.open();
     await closing;
     const after = await start({ databaseUrl: test.databaseUrl });

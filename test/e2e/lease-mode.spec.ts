@@ -1,4 +1,4 @@
-import { setTimeout as delay } from 'node:timers/promises';
+import { EventEmitter, once } from 'node:events';
 import {
   BadRequestException,
   Body,
@@ -527,9 +527,10 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
       await context.step('charge', () => call('charge'));
       return context.transaction('write', async (manager) => {
         if (breaks-- > 0) {
+          const ended = once((await manager.queryRunner!.connect()) as EventEmitter, 'end');
           const [session] = (await manager.query('select pg_backend_pid() as pid')) as { pid: number }[];
           await queryOn(test.databaseUrl, 'select pg_terminate_backend($1)', [session!.pid]);
-          await delay(100); // it is noticed while nothing is asked of it
+          await ended; // it is noticed while nothing is asked of it
         }
         await manager.save(Effect, { label: 'written' });
         return 'done';
