@@ -1,6 +1,6 @@
 import { DEFAULT_OPTIONS } from '../idempotency.options.js';
 import { dataSourceSchema } from '../persistence/data-source-schema.js';
-import { KeyStore } from '../persistence/key-store.js';
+import { KeyStore, type PurgedBatch } from '../persistence/key-store.js';
 import { LeaseStore } from '../persistence/lease-store.js';
 import { print, type CommandContext } from './command.js';
 import { ProgressBar } from './progress-bar.js';
@@ -14,11 +14,11 @@ export async function purge({ dataSource, schema, batchSize: given }: CommandCon
   const bar = new ProgressBar(process.stderr, await store.countExpired(dataSource));
 
   let deleted = 0;
-  let batch;
+  let batch: PurgedBatch | undefined;
   try {
     do {
       bar.update(deleted);
-      batch = await store.purgeBatch(dataSource, batchSize);
+      batch = await store.purgeBatch(dataSource, batchSize, batch);
       deleted += batch.deleted;
     } while (batch.deleted === batchSize);
     while ((await leaseStore.purgeSteps(dataSource, batchSize)) === batchSize);

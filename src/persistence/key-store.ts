@@ -52,6 +52,14 @@ export interface Queryable {
   query(sql: string, parameters?: unknown[]): Promise<unknown>;
 }
 
+export interface PurgedBatch {
+  deleted: number;
+  /** Whether another purge is at work. */
+  locked: boolean;
+  /** The latest expiry of those deleted, to the microsecond, as PostgreSQL reads it in any DateStyle; or null. */
+  reached: string | null;
+}
+
 /** The record's INSERT met a live row of the same key: another request recorded it first. */
 export class KeyAlreadyRecordedError extends Error {}
 
@@ -166,8 +174,11 @@ export class KeyStore {
   /**
    * Deletes up to `batchSize` expired rows, oldest first, in one statement of its own. A second purger would only
    * wait for the first one's rows: it finds the lock taken and answers `locked`.
+   *
+   * @param after what the batch before it answered: otherwise each would read again the index entries of all that were
+   * deleted before it, which stay until a vacuum
    */
-  async purgeBatch(db: Queryable, batchSize: number): Promise<{ deleted: number; locked: boolean }> {
+  async purgeBatch(db: Queryable, batchSize: number, after?: PurgedBatch): Promise<PurgedBatch> {
     const rows = (await db.query(
       // materialized: the lock is tried once and before anything is read, whatever the planner thinks of it
       `with turn as materialized (select pg_try_advisory_xact_lock($1::int8) as mine),
@@ -176,15 +187,17 @@ export class KeyStore {
               where ctid = any (array(
                 select ctid from ${this.table}
                 where expires_at <= clock_timestamp() and (select mine from turn)
+                  and expires_at >= coalesce($3::timestamptz, '-infinity')
                 order by expires_at
                 limit $2::int4
                 for update skip locked))
-              returning 1)
-       select (select mine from turn) as mine, (select count(*)::int4 from purged) as deleted`,
-      [lockNumber([this.schema ?? '', 'purge']), batchSize],
-    )) as { mine: boolean; deleted: number }[];
-    const { mine, deleted } = rows[0]!;
-    return { deleted, locked: !mine };
+              returning expires_at)
+       select not (select mine from turn) as locked, count(*)::int4 as deleted,
+              to_char(max(expires_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.USZ') as reached
+       from purged`,
+      [lockNumber([this.schema ?? '', 'purge']), batchSize, after?.reached],
+    )) as PurgedBatch[];
+    return rows[0]!;
   }
 
   async countExpired(db: Queryable): Promise<number> {

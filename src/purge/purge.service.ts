@@ -1,6 +1,7 @@
 import { type BeforeApplicationShutdown, Injectable, Logger, type OnApplicationBootstrap } from '@nestjs/common';
 import { DEFAULT_OPTIONS, type PurgeOptions } from '../idempotency.options.js';
 import { IdempotencyRuntime } from '../idempotency.runtime.js';
+import type { PurgedBatch } from '../persistence/key-store.js';
 import { delay } from '../timing.js';
 
 /** Requests have the database to themselves for most of the time that a purge takes, the longer the busier it is. */
@@ -47,9 +48,10 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   private async deleteExpired(): Promise<number> {
     const { dataSource, store, leaseStore, transactions } = this.runtime;
     const { batchSize } = this.options;
+    let batch: PurgedBatch | undefined;
     const keys = await this.inBatches(async () => {
-      const { deleted } = await transactions.outside(() => store.purgeBatch(dataSource, batchSize));
-      return deleted;
+      batch = await transactions.outside(() => store.purgeBatch(dataSource, batchSize, batch));
+      return batch.deleted;
     });
     await this.inBatches(() => transactions.outside(() => leaseStore.purgeSteps(dataSource, batchSize)));
     return keys;

@@ -7,6 +7,7 @@ import {
   KeyStore,
   type ClaimRequest,
   type NewRecord,
+  type PurgedBatch,
   type Queryable,
   TransactionEndedByHandlerError,
 } from '../../src/persistence/key-store.js';
@@ -672,11 +673,11 @@ describe('a purge', () => {
     await expired(5);
     await complete('alive');
     const db = queryable(pool);
-    expect(await store.purgeBatch(db, 2)).toEqual({ deleted: 2, locked: false });
+    expect(await store.purgeBatch(db, 2)).toMatchObject({ deleted: 2, locked: false });
     expect(await keys()).toEqual(['alive', 'k3', 'k4', 'k5']);
-    expect(await store.purgeBatch(db, 2)).toEqual({ deleted: 2, locked: false });
-    expect(await store.purgeBatch(db, 2)).toEqual({ deleted: 1, locked: false });
-    expect(await store.purgeBatch(db, 2)).toEqual({ deleted: 0, locked: false });
+    expect(await store.purgeBatch(db, 2)).toMatchObject({ deleted: 2, locked: false });
+    expect(await store.purgeBatch(db, 2)).toMatchObject({ deleted: 1, locked: false });
+    expect(await store.purgeBatch(db, 2)).toMatchObject({ deleted: 0, locked: false });
     expect(await keys()).toEqual(['alive']);
   });
 
@@ -685,7 +686,7 @@ describe('a purge', () => {
     const holder = await session();
     await holder.query('begin');
     await holder.query(`select from idempotency_keys where key in ('k1', 'k3') for update`);
-    expect(await store.purgeBatch(queryable(pool), 10)).toEqual({ deleted: 2, locked: false });
+    expect(await store.purgeBatch(queryable(pool), 10)).toMatchObject({ deleted: 2, locked: false });
     expect(await keys()).toEqual(['k1', 'k3']);
   });
 
@@ -695,7 +696,7 @@ describe('a purge', () => {
     const request = await claimed(client, 'k1');
     await store.purgeBatch(queryable(pool), 10);
     await store.record(client, recordFor(request), false);
-    expect(await store.purgeBatch(queryable(pool), 10)).toEqual({ deleted: 0, locked: false });
+    expect(await store.purgeBatch(queryable(pool), 10)).toMatchObject({ deleted: 0, locked: false });
     expect(await keys()).toEqual(['k1']);
   });
 
@@ -703,11 +704,52 @@ describe('a purge', () => {
     await expired(3);
     const [one, other] = [await session(), await session()];
     await one.query('begin');
-    expect(await store.purgeBatch(queryable(one), 1)).toEqual({ deleted: 1, locked: false });
-    expect(await store.purgeBatch(queryable(other), 10)).toEqual({ deleted: 0, locked: true });
-    expect(await new KeyStore('infra').purgeBatch(queryable(other), 10)).toEqual({ deleted: 0, locked: false });
+    expect(await store.purgeBatch(queryable(one), 1)).toMatchObject({ deleted: 1, locked: false });
+    expect(await store.purgeBatch(queryable(other), 10)).toMatchObject({ deleted: 0, locked: true });
+    expect(await new KeyStore('infra').purgeBatch(queryable(other), 10)).toMatchObject({ deleted: 0, locked: false });
     await one.query('commit');
-    expect(await store.purgeBatch(queryable(other), 10)).toEqual({ deleted: 2, locked: false });
+    expect(await store.purgeBatch(queryable(other), 10)).toMatchObject({ deleted: 2, locked: false });
+  });
+
+  it('goes on where the batch before it ended, also among rows of one instant, whatever the DateStyle', async () => {
+    await expired(5);
+    await pool.query(
+      `update idempotency_keys set created_at = '2026-01-01Z', expires_at = '2026-01-02 03:04:05.678901Z'`,
+    );
+    const client = await session();
+    await client.query(`set datestyle = 'German, DMY'; set timezone = 'Asia/Kathmandu'`);
+    const first = await store.purgeBatch(queryable(client), 2);
+    expect(first).toEqual({ deleted: 2, locked: false, reached: '2026-01-02 03:04:05.678901Z' });
+    const second = await store.purgeBatch(queryable(client), 2, first);
+    expect(second).toEqual(first);
+    const third = await store.purgeBatch(queryable(client), 2, second);
+    expect(third).toEqual({ ...first, deleted: 1 });
+    expect(await store.purgeBatch(queryable(client), 2, third)).toEqual({ deleted: 0, locked: false, reached: null });
+  });
+
+  it('reads each index entry about once, also where a snapshot keeps those of deleted rows in it', async () => {
+    await expired(500);
+    await pool.query('analyze idempotency_keys');
+    const snapshot = await session();
+    await snapshot.query('begin isolation level repeatable read; select count(*) from idempotency_keys');
+    const client = await session();
+    const entriesRead = async (): Promise<number> => {
+      await client.query('select pg_stat_force_next_flush()');
+      const { rows } = await client.query<{ read: string }>(
+        `select idx_tup_read as read from pg_stat_user_indexes where indexrelname = 'idempotency_keys_expires_at_idx'`,
+      );
+      return Number(rows[0]!.read);
+    };
+    await client.query('set enable_seqscan = off; set enable_bitmapscan = off');
+    const before = await entriesRead();
+    let batch: PurgedBatch | undefined;
+    do {
+      batch = await store.purgeBatch(queryable(client), 10, batch);
+    } while (batch.deleted === 10);
+    expect(await keys()).toEqual([]);
+    const read = (await entriesRead()) - before;
+    expect(read).toBeGreaterThanOrEqual(500);
+    expect(read).toBeLessThan(1_500); // 13,250 where each batch begins at the start
   });
 
   it('by two at once deletes every row once', async () => {
@@ -743,7 +785,7 @@ describe('a purge', () => {
             parameters,
           );
           nodes = allNodes(explain.rows[0]!['QUERY PLAN'][0].Plan);
-          return [{ mine: true, deleted: 0 }];
+          return [{ deleted: 0, locked: false, reached: null }];
         },
       },
       100,
