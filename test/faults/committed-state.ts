@@ -99,12 +99,13 @@ export function byKey<T extends { key: string }>(rows: T[]): Map<string, T[]> {
   return groups;
 }
 
-/** Sessions of the application in a transaction: none, when no request is under way. */
+/** Sessions of the application in a transaction: none, when no request is under way. One that is being set up is in one, too. */
 export async function openTransactions(client: Client): Promise<string[]> {
   const { rows } = await client.query<{ what: string }>(`
     select format('session %s: %s since %s: %s', pid, state, now() - xact_start, left(query, 80)) as what
     from pg_stat_activity
     where backend_type = 'client backend' and xact_start is not null and pid <> pg_backend_pid()
+      and state is distinct from 'starting'
       and query !~* 'purged as'`);
   return rows.map(({ what }) => what);
 }
