@@ -1,4 +1,4 @@
-import type { OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import { type OutgoingHttpHeader, type OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { deferred } from '../deferred.js';
 
@@ -80,7 +80,7 @@ export class ResponseRecorder {
     }
     response.statusCode = this.status;
     response.statusMessage = this.statusMessage;
-    const body = Buffer.concat(this.chunks);
+    const body = this.joined();
     if (this.ended) {
       // The whole body is at hand: Node adds its length.
       if (response.hasHeader('Transfer-Encoding')) {
@@ -231,9 +231,17 @@ export class ResponseRecorder {
     }
   }
 
+  /** What was kept so far, in one piece; joined once. */
+  private joined(): Buffer {
+    if (this.chunks.length !== 1) {
+      this.chunks.splice(0, Infinity, Buffer.concat(this.chunks));
+    }
+    return this.chunks[0]!;
+  }
+
   private resolve(): void {
     const { status, bodyBytes, byHandler } = this;
-    const body = bodyBytes > this.options.maxBodyBytes ? null : Buffer.concat(this.chunks);
+    const body = bodyBytes > this.options.maxBodyBytes ? null : this.joined();
     this.settling.resolve({ status, body, bodyBytes, byHandler });
   }
 }
@@ -246,6 +254,11 @@ export function ignoreWrites(response: ServerResponse): void {
   const { statusCode } = response;
   let ended = false;
   const nothing = (): ServerResponse => response;
+  const end = (...args: unknown[]): ServerResponse => {
+    ended = true;
+    callBack(args);
+    return response;
+  };
   replaceMethods(response, {
     setHeader: nothing,
     setHeaders: nothing,
@@ -257,11 +270,9 @@ export function ignoreWrites(response: ServerResponse): void {
       callBack(args);
       return true;
     },
-    end: (...args: unknown[]) => {
-      ended = true;
-      callBack(args);
-      return response;
-    },
+    end,
+    // Express': the body that they would make, and its ETag, is for nobody.
+    ...('json' in response && { json: end, send: end }),
   });
   replaceState(response, {
     statusCode: () => statusCode,
@@ -283,12 +294,16 @@ function shieldOf(socket: Socket): Socket {
       (listen: (event: string, listener: () => void) => Socket) =>
       (event: string, listener: () => void): Socket =>
         event === 'close' ? socket : listen.call(socket, event, listener);
-    shield = Object.create(socket, {
-      destroyed: { get: () => false },
-      on: { value: deaf(socket.on) },
-      once: { value: deaf(socket.once) },
-      addListener: { value: deaf(socket.addListener) },
-    }) as Socket;
+    const pretended = new Map<PropertyKey, unknown>([
+      ['destroyed', false],
+      ['on', deaf(socket.on)],
+      ['once', deaf(socket.once)],
+      ['addListener', deaf(socket.addListener)],
+    ]);
+    // Not an object that inherits from the socket: V8 is slow with whatever is the prototype of another.
+    shield = new Proxy(socket, {
+      get: (_, name): unknown => (pretended.has(name) ? pretended.get(name) : Reflect.get(socket, name)),
+    });
     shields.set(socket, shield); // one a connection, whatever the number of its requests
   }
   return shield;
@@ -311,10 +326,24 @@ function callBack(args: unknown[], error?: Error): void {
   }
 }
 
-type Methods = Partial<Record<keyof ServerResponse, unknown>>;
+type Methods = Partial<Record<keyof ServerResponse | 'json' | 'send', unknown>>;
 
-/** Puts methods onto the object itself and gives back what takes it back. Nothing is deleted: that is slow in V8. */
+/**
+ * Has V8 keep the properties of this one object in a dictionary, which taking any of them away does. On an object that
+ * has got another prototype, as Express gives each response, V8 of Node.js 20 makes a hidden class for every property
+ * that is added, with a copy of all those before it: garbage that costs more than all else about holding it.
+ */
+function unshareShape(response: ServerResponse): void {
+  if (Object.getPrototypeOf(response) !== ServerResponse.prototype) {
+    const { sendDate } = response;
+    Reflect.deleteProperty(response, 'sendDate');
+    response.sendDate = sendDate;
+  }
+}
+
+/** Puts methods onto the object itself and gives back what takes it back. */
 function replaceMethods(response: ServerResponse, methods: Methods): () => void {
+  unshareShape(response);
   const target = response as unknown as Record<string, unknown>;
   const before: [string, unknown][] = [];
   for (const [name, method] of Object.entries(methods)) {
