@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { Claim, ClaimedRequest, ClaimEnd } from './claim.js';
+import type { Claim, ClaimEnd } from './claim.js';
 import type { Connections } from './connections.js';
 import { deferred } from './deferred.js';
 import { failpoint } from './failpoint.js';
@@ -16,10 +16,10 @@ import type { IsolationLevel, RouteOptions } from './idempotency.options.js';
 import type { LeaseService } from './lease/lease.service.js';
 import { AmbientTransaction } from './persistence/ambient-transaction.js';
 import type { DatabaseConnection } from './persistence/database-connection.js';
-import type { ClaimRequest, ClaimResult, KeyStore } from './persistence/key-store.js';
+import type { ClaimedRequest, ClaimRequest, ClaimResult, KeyStore, PeekResult } from './persistence/key-store.js';
 import type { FoundKey, StoredHeader } from './persistence/shared-statements.js';
 import type { UnfinishedState } from './persistence/stored-key.js';
-import { RecentKeys } from './recent-keys.js';
+import { RecentKeys, type Sighting } from './recent-keys.js';
 import { SharedQuestion, SharedQuestions } from './shared-question.js';
 import { delay, jittered, within } from './timing.js';
 import { TransactionClaim } from './transaction-claim.js';
@@ -52,7 +52,7 @@ export type Outcome =
 interface Running {
   readonly end: Promise<void>;
   /** What the table says of its key: its connection may be long dead, and another instance have the answer. */
-  readonly look: SharedQuestion<ClaimResult>;
+  readonly look: SharedQuestion<PeekResult>;
 }
 
 /** The state machine of a key: absent, claimed by a running request, recorded. Knows no HTTP. */
@@ -65,8 +65,8 @@ export class ClaimService {
 
   private readonly recent = new RecentKeys(RECENT_KEYS);
 
-  /** Looks at recorded keys, where there are more retries than connections. */
-  private readonly looks = new SharedQuestions<FoundKey | undefined>();
+  /** Looks at keys that were taken, where there are more retries than connections. */
+  private readonly looks = new SharedQuestions<PeekResult | undefined>();
 
   constructor(
     private readonly store: KeyStore,
@@ -86,9 +86,8 @@ export class ClaimService {
     const deadline = performance.now() + (inFlight === 'reject' ? 0 : inFlight.waitMs);
     for (let pauseMs: number = IN_FLIGHT_POLL_MS.first; ; pauseMs = Math.min(pauseMs * 2, IN_FLIGHT_POLL_MS.longest)) {
       const running = this.running.get(name);
-      const outcome =
-        (await (running === undefined ? this.replayOfRecent(name, request) : this.outcomeBeside(running, request))) ??
-        (await this.attempt(name, request));
+      const known = running === undefined ? this.outcomeOfRecent(name, request) : this.outcomeBeside(running, request);
+      const outcome = (known && (await known)) ?? (await this.attempt(name, request));
       const leftMs = deadline - performance.now();
       if (outcome.kind !== 'in flight' || leftMs <= 0) {
         return outcome;
@@ -138,21 +137,31 @@ export class ClaimService {
       : { kind: 'in flight' };
   }
 
-  /** A key that was recorded here a short while ago is most likely still there: then no transaction is begun for it. */
-  private async replayOfRecent(name: string, request: IdempotentRequest): Promise<Outcome | undefined> {
-    if (!this.recent.has(name)) {
-      return undefined;
-    }
-    const lookUp = (): Promise<FoundKey | undefined> =>
-      this.connections.run((client) => this.store.lookUp(client, request));
+  /** A key that was taken a short while ago most likely still is: then no transaction is begun for it. */
+  private outcomeOfRecent(name: string, request: IdempotentRequest): Promise<Outcome | undefined> | undefined {
+    const sighting = this.recent.get(name);
+    return sighting && this.lookAgain(name, request, sighting);
+  }
+
+  /** Nothing where it is not taken any more, as far as can be told without a claim. */
+  private async lookAgain(name: string, request: IdempotentRequest, sighting: Sighting): Promise<Outcome | undefined> {
+    const look = (): Promise<PeekResult | undefined> =>
+      this.connections.run((client) =>
+        sighting === 'recorded' ? this.store.lookUp(client, request) : this.store.peek(client, request),
+      );
     // A retry that would have to wait for a connection may as well wait for the look that others are waiting for.
-    const looking = this.connections.areInUse ? this.looks.ask(name, lookUp) : lookUp();
+    const looking = this.connections.areInUse ? this.looks.ask(name, look) : look();
     const found = await looking.catch(cannotClaim);
-    if (found?.kind !== 'completed') {
-      this.recent.delete(name);
-      return undefined;
+    switch (found?.kind) {
+      case 'completed':
+        this.recent.set(name, 'recorded');
+        return outcomeOf(found, request);
+      case 'in flight':
+        return found;
+      default:
+        this.recent.delete(name);
+        return undefined;
     }
-    return outcomeOf(found, request);
   }
 
   /**
@@ -169,7 +178,7 @@ export class ClaimService {
       found = await looking;
     }
     switch (found.kind) {
-      case 'claimed':
+      case 'free':
         return undefined;
       case 'in flight':
         return found;
@@ -184,7 +193,9 @@ export class ClaimService {
         ? await this.attemptTransaction(name, request)
         : await this.leases.claim(request, () => this.started(name, request));
     if (outcome.kind === 'completed') {
-      this.recent.add(name);
+      this.recent.set(name, 'recorded');
+    } else if (outcome.kind === 'in flight' && request.options.mode === 'transaction') {
+      this.recent.set(name, 'in flight');
     }
     return outcome;
   }
@@ -217,20 +228,24 @@ export class ClaimService {
     }
   }
 
+  private peek(request: IdempotentRequest): Promise<PeekResult> {
+    return this.connections.run((client) => this.store.peek(client, request)).catch(cannotClaim);
+  }
+
   private async look(request: IdempotentRequest): Promise<ClaimResult> {
     const { connection, result } = await this.tryClaim({
       scope: request.scope,
       key: request.key,
       claimId: randomUUID(),
       transactionTimeoutMs: TRANSACTION_TIMEOUT_SLACK_MS,
-      isolation: undefined,
+      isolation: 'READ COMMITTED', // by an older snapshot a COMMIT that was waited for would not be seen
       savepoint: false,
     });
     this.giveBack(connection);
     return result;
   }
 
-  private async tryClaim(request: ClaimRequest): Promise<{ connection: DatabaseConnection; result: ClaimResult }> {
+  private tryClaim(request: ClaimRequest): Promise<{ connection: DatabaseConnection; result: ClaimResult }> {
     return this.connections.ask((client) => this.store.claim(client, request)).catch(cannotClaim);
   }
 
@@ -248,7 +263,7 @@ export class ClaimService {
   /** Has duplicates in this process wait for the end of the request. */
   private started(name: string, request: IdempotentRequest): ClaimEnd {
     const end = deferred();
-    const running = { end: end.promise, look: new SharedQuestion(() => this.look(request)) };
+    const running = { end: end.promise, look: new SharedQuestion(() => this.peek(request)) };
     this.running.set(name, running);
     this.unsettled.add(end.promise);
     return {
@@ -259,7 +274,7 @@ export class ClaimService {
       },
       settled: (recorded) => {
         if (recorded) {
-          this.recent.add(name);
+          this.recent.set(name, 'recorded');
         }
         this.unsettled.delete(end.promise);
         end.resolve();

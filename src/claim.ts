@@ -1,12 +1,6 @@
 import type { EntityManager } from 'typeorm';
 import type { IdempotencyExecutionTools } from './idempotency-context.decorator.js';
-import type { NewRecord } from './persistence/key-store.js';
-
-/** What the store keeps of a response. */
-export type RecordableResponse = Pick<NewRecord, 'status' | 'headers' | 'body' | 'bodyBytes'>;
-
-/** Everything of a record that is known before the handler runs. */
-export type ClaimedRequest = Omit<NewRecord, keyof RecordableResponse>;
+import type { ClaimedRequest, RecordableResponse } from './persistence/key-store.js';
 
 /**
  * How a record ended: committed; lost to another request that has, or is about to give, the answer of this key; or sent

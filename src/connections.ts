@@ -27,9 +27,12 @@ export class Connections {
   /** A connection, or an error after a bounded wait; pg's own pool waits without bound unless told otherwise. */
   async connect(): Promise<DatabaseConnection> {
     const connecting = this.transactions.connect();
-    const connection = await within(POOL_WAIT_MS, connecting).catch((cause: unknown) => {
+    let connection: DatabaseConnection | undefined;
+    try {
+      connection = await within(POOL_WAIT_MS, connecting);
+    } catch (cause) {
       throw new IdempotencyStoreUnavailableException('The database cannot be reached.', { cause });
-    });
+    }
     if (connection === undefined) {
       void connecting.then(
         (late) => late.release(),

@@ -23,7 +23,7 @@ export const POOL_WAIT_MS = 5_000;
  */
 export const TRANSACTION_TIMEOUT_SLACK_MS = 5_000;
 
-/** Keys an instance remembers as recorded, to look them up without a claim when they are retried: some 2 MB. */
+/** Keys an instance remembers as taken, to look at them without a claim when they are retried: some 2 MB. */
 export const RECENT_KEYS = 10_000;
 
 /** First and longest pause between two looks at a key that another instance holds, for `inFlight: { waitMs }`. */

@@ -57,7 +57,8 @@ export class IdempotencyInterceptor implements NestInterceptor {
     exchange.assertHoldable();
     exchange.withdrawProblem();
     try {
-      const key = await this.readKey(context, exchange, options);
+      const resolved = options.key === undefined ? undefined : await options.key(context);
+      const key = this.readKey(exchange, options, resolved ?? '');
       if (key === undefined) {
         return next.handle();
       }
@@ -84,17 +85,10 @@ export class IdempotencyInterceptor implements NestInterceptor {
     }
   }
 
-  private async readKey(
-    context: ExecutionContext,
-    exchange: HttpExchange,
-    options: RouteOptions,
-  ): Promise<string | undefined> {
-    const resolved = options.key === undefined ? undefined : await options.key(context);
+  private readKey(exchange: HttpExchange, options: RouteOptions, resolved: string): string | undefined {
     const parsed =
-      options.key === undefined
-        ? readIdempotencyKey(exchange.request, options.header)
-        : parseIdempotencyKey(resolved ?? '');
-    const isMissing = parsed.kind === 'missing' || (options.key !== undefined && (resolved ?? '') === '');
+      options.key === undefined ? readIdempotencyKey(exchange.request, options.header) : parseIdempotencyKey(resolved);
+    const isMissing = parsed.kind === 'missing' || (options.key !== undefined && resolved === '');
     if (isMissing) {
       if (options.required) {
         throw new IdempotencyKeyMissingException(
@@ -160,16 +154,13 @@ async function describeRequest(
   options: RouteOptions,
 ): Promise<IdempotentRequest> {
   const request = context.switchToHttp().getRequest<Parameters<typeof requestTarget>[0]>();
-  const [scope, fingerprint] = await Promise.all([
-    resolveScope(context, options.scope),
-    options.fingerprint === undefined
-      ? fingerprintRequest(request).catch(refuseUnread)
-      : Promise.resolve(options.fingerprint(context)).then((value) => fingerprintOf(value, request)),
-  ]);
   return {
     key,
-    scope,
-    fingerprint,
+    scope: await resolveScope(context, options.scope),
+    fingerprint:
+      options.fingerprint === undefined
+        ? await fingerprintRequest(request).catch(refuseUnread)
+        : fingerprintOf(await options.fingerprint(context), request),
     fingerprintVersion: FINGERPRINT_VERSION,
     method: request.method,
     path: requestTarget(request).path,

@@ -71,7 +71,7 @@ export class IdempotentExecution {
   run(handle: () => Observable<unknown>): Observable<unknown> {
     return new Observable((subscriber) => {
       this.timer = setTimeout(() => this.timeOut(subscriber), this.around.options.timeoutMs);
-      void this.conclude().finally(() => clearTimeout(this.timer));
+      void this.conclude();
       this.start(handle, subscriber);
       return () => this.unsubscribed();
     });
@@ -228,7 +228,8 @@ export class IdempotentExecution {
   }
 
   private async conclude(): Promise<void> {
-    const [response] = await Promise.all([this.answer.settled, this.handlerEnd.promise]);
+    const response = await this.answer.settled;
+    await this.handlerEnd.promise;
     this.concluding = true;
     failpoint('response: held');
     try {
@@ -249,6 +250,8 @@ export class IdempotentExecution {
     } catch (error) {
       await this.claim.rollBack();
       await this.answerFailure(error, response);
+    } finally {
+      clearTimeout(this.timer);
     }
   }
 

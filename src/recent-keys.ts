@@ -1,25 +1,28 @@
+/** What was found under a key. */
+export type Sighting = 'recorded' | 'in flight';
+
 /**
- * Names of keys that were recorded or replayed here a short while ago; the oldest is forgotten for the newest. Only a
- * hint which way to look first: what is true is in the table.
+ * Keys that were recorded or replayed here, or found in flight elsewhere, a short while ago; the oldest is forgotten for
+ * the newest. Only a hint which way to look first: what is true is in the table.
  */
 export class RecentKeys {
-  private readonly names = new Set<string>();
+  private readonly sightings = new Map<string, Sighting>();
 
   constructor(private readonly capacity: number) {}
 
-  add(name: string): void {
-    this.names.delete(name);
-    this.names.add(name);
-    if (this.names.size > this.capacity) {
-      this.names.delete(this.names.values().next().value!);
+  set(name: string, sighting: Sighting): void {
+    this.sightings.delete(name);
+    this.sightings.set(name, sighting);
+    if (this.sightings.size > this.capacity) {
+      this.sightings.delete(this.sightings.keys().next().value!);
     }
   }
 
-  has(name: string): boolean {
-    return this.names.has(name);
+  get(name: string): Sighting | undefined {
+    return this.sightings.get(name);
   }
 
   delete(name: string): void {
-    this.names.delete(name);
+    this.sightings.delete(name);
   }
 }

@@ -1,6 +1,5 @@
 import type { EntityManager } from 'typeorm';
-import type { Claim, ClaimedRequest, ClaimEnd, RecordableResponse, RecordResult } from './claim.js';
-import { deferred } from './deferred.js';
+import type { Claim, ClaimEnd, RecordResult } from './claim.js';
 import { failpoint } from './failpoint.js';
 import { POOL_WAIT_MS } from './idempotency.constants.js';
 import {
@@ -11,9 +10,11 @@ import {
 } from './idempotency.exceptions.js';
 import type { AmbientTransaction } from './persistence/ambient-transaction.js';
 import {
+  type ClaimedRequest,
   KeyAlreadyRecordedError,
   type KeyStore,
   type NewRecord,
+  type RecordableResponse,
   TransactionEndedByHandlerError,
 } from './persistence/key-store.js';
 import { isDefiniteFailure, isRetryable, SQLSTATE, sqlStateOf } from './persistence/sqlstate.js';
@@ -26,7 +27,7 @@ export class TransactionClaim implements Claim {
   private sent = false;
   /** Once true, the connection may be somebody else's. */
   private over = false;
-  private readonly aborted = deferred<never>();
+  private stopWaiting: ((cause: Error) => void) | undefined;
   private abortedBecause: Error | undefined;
   private controller: AbortController | undefined;
 
@@ -35,9 +36,7 @@ export class TransactionClaim implements Claim {
     private readonly transaction: AmbientTransaction,
     private readonly store: KeyStore,
     private readonly end: ClaimEnd,
-  ) {
-    this.aborted.promise.catch(() => undefined); // an abort is not an error of its own
-  }
+  ) {}
 
   /** Runs the handler so that all it does with the DataSource joins the transaction. */
   run<T>(work: () => T): T {
@@ -82,7 +81,7 @@ export class TransactionClaim implements Claim {
    */
   async record(response: RecordableResponse): Promise<RecordResult> {
     const { transaction } = this;
-    const record = { ...this.request, ...response };
+    const record = { request: this.request, response };
     if (this.over) {
       throw new IdempotencyStoreUnavailableException('The operation was rolled back before it could be recorded.');
     }
@@ -92,7 +91,7 @@ export class TransactionClaim implements Claim {
       if (transaction.state === 'rolled back') {
         await this.send(record, true);
       } else {
-        await Promise.race([transaction.commit(() => this.send(record, false)), this.aborted.promise]);
+        await this.unlessAborted(transaction.commit(() => this.send(record, false)));
       }
       failpoint('record: committed');
       this.over = true;
@@ -120,9 +119,9 @@ export class TransactionClaim implements Claim {
     // A network that swallows the ROLLBACK must not keep the key in flight, nor the connection out of the pool.
     const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);
     try {
-      await Promise.race([transaction.refuseFurtherWork(), this.aborted.promise]);
+      await transaction.refuseFurtherWork();
       failpoint('rollback: sending');
-      await Promise.race([this.store.rollback(connection.client), this.aborted.promise]);
+      await this.store.rollback(connection.client);
       failpoint('rollback: done');
       connection.release();
     } catch (error) {
@@ -143,11 +142,19 @@ export class TransactionClaim implements Claim {
     this.controller?.abort(cause);
     transaction.state = 'rolled back';
     transaction.connection.destroy(cause);
-    this.aborted.reject(cause);
+    this.stopWaiting?.(cause);
     if (!this.recording) {
       this.over = true;
       this.settle();
     }
+  }
+
+  /** What `work` gives, but no longer waited for once the claim is aborted. */
+  private unlessAborted<T>(work: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      this.stopWaiting = reject;
+      work.then(resolve, reject);
+    });
   }
 
   private settle(): void {

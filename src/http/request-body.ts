@@ -22,7 +22,10 @@ const JSON_TYPE = /[/+]json$/;
  */
 export async function readRequestBody(request: HttpRequest, type: string): Promise<RequestBody> {
   const { body } = request;
-  if (await isWithoutBody(body, rawRequest(request), type)) return { kind: 'none' };
+  const raw = rawRequest(request);
+  const isAbsent = isWithoutBody(body, raw, type);
+  if (isAbsent === undefined && (await isBodyArriving(raw))) throw UnreadBodyError.notParsed(type);
+  if (isAbsent !== false) return { kind: 'none' };
 
   if (body instanceof Uint8Array) return { kind: 'bytes', bytes: body };
   // A JSON text that is a single string arrives as a string, too; as JSON its lone surrogates stay apart.
@@ -31,16 +34,19 @@ export async function readRequestBody(request: HttpRequest, type: string): Promi
   return { kind: 'json', value: body };
 }
 
-/** "No body" is said only of a request that has none: everything else that leaves `body` empty is an error. */
-async function isWithoutBody(body: unknown, raw: RawRequest, type: string): Promise<boolean> {
+/**
+ * "No body" is said only of a request that has none: everything else that leaves `body` empty is an error; `undefined`
+ * where only the stream itself can tell.
+ */
+function isWithoutBody(body: unknown, raw: RawRequest, type: string): boolean | undefined {
   if (isStream(body)) throw UnreadBodyError.notParsed(type);
   const length = announcedLength(raw);
   if (length === 0) return body === undefined || body === null;
 
   // Some parsers, Express 4's among them, leave `{}` or `null` for a body that they did not read.
   if (isBlank(body) && !raw.readableDidRead) {
-    if (length !== undefined || (await isBodyArriving(raw))) throw UnreadBodyError.notParsed(type);
-    return true;
+    if (length !== undefined) throw UnreadBodyError.notParsed(type);
+    return undefined;
   }
   if (body === undefined) throw UnreadBodyError.notKept(type);
   return false;

@@ -1,12 +1,13 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { EntityManager } from 'typeorm';
-import type { Claim, ClaimedRequest, ClaimEnd, RecordableResponse, RecordResult } from '../claim.js';
+import type { Claim, ClaimEnd, RecordResult } from '../claim.js';
 import type { Connections } from '../connections.js';
 import { deferred } from '../deferred.js';
 import { failpoint } from '../failpoint.js';
 import { RELEASE_PATIENCE_MS, STORE_PATIENCE_MS } from '../idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
 import type { InterruptionPolicy } from '../idempotency.options.js';
+import type { ClaimedRequest, RecordableResponse } from '../persistence/key-store.js';
 import type { LeaseStore } from '../persistence/lease-store.js';
 import type { DurableSteps } from './durable-steps.js';
 import type { LeaseHold } from './lease-hold.js';
@@ -77,7 +78,7 @@ export class LeasedClaim implements Claim {
     }
     this.ending.begun();
     await this.hold.stop();
-    const record = { ...this.request, ...response };
+    const record = { request: this.request, response };
     let recorded: boolean;
     try {
       failpoint('record: sending');

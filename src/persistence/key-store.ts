@@ -33,18 +33,30 @@ export interface ClaimRequest extends KeyIdentity {
 }
 
 export type ClaimResult = { kind: 'claimed' } | { kind: 'in flight' } | FoundKey;
+export type PeekResult = { kind: 'free' } | { kind: 'in flight' } | FoundKey;
 
-export interface NewRecord extends KeyIdentity {
+/** Everything of a record that is known before the handler runs. */
+export interface ClaimedRequest extends KeyIdentity {
   claimId: string;
   fingerprint: Buffer;
   fingerprintVersion: number;
   method: string;
   path: string;
+  ttlMs: number;
+}
+
+/** What is kept of a response. */
+export interface RecordableResponse {
   status: number;
   headers: StoredHeader[];
   body: Buffer | null;
   bodyBytes: number;
-  ttlMs: number;
+}
+
+/** Not one object of all: to spread two together is slow in V8. */
+export interface NewRecord {
+  request: ClaimedRequest;
+  response: RecordableResponse;
 }
 
 /** Anything that runs SQL text: a TypeORM DataSource, EntityManager or QueryRunner. */
@@ -102,18 +114,27 @@ export class KeyStore {
       ...(request.savepoint ? [{ statement: savepoint }] : []),
     ]);
     const [locked] = results[1]!.rows[0]!;
-    const row = results[2]!.rows[0];
-    if (row !== undefined) {
-      return foundKeyOf(row);
-    }
-    return locked === 't' ? { kind: 'claimed' } : { kind: 'in flight' };
+    return foundIn(results[2]!) ?? (locked === 't' ? { kind: 'claimed' } : { kind: 'in flight' });
   }
 
-  /** What the key holds, without a transaction: one round trip that leaves nothing to end. */
+  /**
+   * What a claim would meet, without claiming: one round trip that leaves nothing to end. Only a claim can tell for sure
+   * that a key is free.
+   */
+  async peek(client: PoolClient, identity: KeyIdentity): Promise<PeekResult> {
+    const { tryLock, lookUp } = this.statements;
+    const [lock, look] = await this.run(client, [
+      { statement: tryLock, values: [this.lockOf(identity)] },
+      { statement: lookUp, values: [identity.scope, identity.key] },
+    ]);
+    const [locked] = lock!.rows[0]!;
+    return foundIn(look!) ?? (locked === 't' ? { kind: 'free' } : { kind: 'in flight' });
+  }
+
+  /** What the key holds, likewise. */
   async lookUp(client: PoolClient, { scope, key }: KeyIdentity): Promise<FoundKey | undefined> {
     const [result] = await this.run(client, [{ statement: this.statements.lookUp, values: [scope, key] }]);
-    const row = result!.rows[0];
-    return row === undefined ? undefined : foundKeyOf(row);
+    return foundIn(result!);
   }
 
   /**
@@ -215,7 +236,7 @@ export class KeyStore {
     return rows[0]!.found;
   }
 
-  private async run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
+  private run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
     return this.runner.run(client, batch, this.prepared);
   }
 
@@ -250,6 +271,8 @@ function statementsOn(table: string) {
       text: `select pg_try_advisory_xact_lock($1::int8), set_config('${CLAIM_SETTING}', $2::text, true),
         ${timeLimits('$3')}, ${DURABLE_COMMIT}`,
     },
+    // It ends with the batch, which is a transaction by itself.
+    tryLock: { id: 'try_lock', text: 'select pg_try_advisory_xact_lock($1::int8)' },
     lookUp: lookUpStatement(table),
     savepoint: { id: 'savepoint', text: 'savepoint idempotency_claim' },
     undo: { id: 'undo', text: 'rollback to savepoint idempotency_claim' },
@@ -278,20 +301,24 @@ function statementsOn(table: string) {
   } as const;
 }
 
-function insertValues(record: NewRecord): (string | Buffer | null)[] {
+function foundIn({ rows: [row] }: StatementResult): FoundKey | undefined {
+  return row === undefined ? undefined : foundKeyOf(row);
+}
+
+function insertValues({ request, response }: NewRecord): (string | Buffer | null)[] {
   return [
-    record.scope,
-    record.key,
-    record.fingerprint,
-    String(record.fingerprintVersion),
-    record.method,
-    record.path,
-    record.claimId,
-    String(record.status),
-    JSON.stringify(record.headers),
-    record.body,
-    String(record.bodyBytes),
-    String(record.ttlMs),
+    request.scope,
+    request.key,
+    request.fingerprint,
+    String(request.fingerprintVersion),
+    request.method,
+    request.path,
+    request.claimId,
+    String(response.status),
+    JSON.stringify(response.headers),
+    response.body,
+    String(response.bodyBytes),
+    String(request.ttlMs),
   ];
 }
 

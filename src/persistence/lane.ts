@@ -3,8 +3,9 @@ export class Lane {
   private tail: Promise<unknown> = Promise.resolve();
 
   run<T>(task: () => Promise<T>): Promise<T> {
-    const result = this.tail.then(task);
-    this.tail = result.catch(() => undefined);
+    const start = (): Promise<T> => task();
+    const result = this.tail.then(start, start);
+    this.tail = result;
     return result;
   }
 }

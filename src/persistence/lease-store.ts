@@ -390,16 +390,16 @@ function stepValues({ scope, key, claimId, name, position, attempt, outcome }: N
   return [scope, key, claimId, name, String(position), String(attempt), outcome];
 }
 
-function recordValues(record: NewRecord): (string | Buffer | null)[] {
+function recordValues({ request, response }: NewRecord): (string | Buffer | null)[] {
   return [
-    record.scope,
-    record.key,
-    record.claimId,
-    String(record.status),
-    JSON.stringify(record.headers),
-    record.body,
-    String(record.bodyBytes),
-    String(record.ttlMs),
+    request.scope,
+    request.key,
+    request.claimId,
+    String(response.status),
+    JSON.stringify(response.headers),
+    response.body,
+    String(response.bodyBytes),
+    String(request.ttlMs),
   ];
 }
 

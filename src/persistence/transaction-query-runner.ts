@@ -198,8 +198,8 @@ class RunnerHandle {
       throw transactionControlError(sql);
     }
     return this.late === undefined
-      ? this.scope().query(sql, parameters, structured)
-      : queryBy(this.late, sql, parameters, structured);
+      ? await this.scope().query(sql, parameters, structured)
+      : await queryBy(this.late, sql, parameters, structured);
   }
 
   async stream(

@@ -122,9 +122,14 @@ export const MUTANTS: readonly Mutant[] = [
         from: 'values: [request.scope, request.key] }',
         to: 'values: [request.scope, request.key, new Date().toISOString()] }',
       },
+      {
+        file: KEY_STORE,
+        from: 'values: [identity.scope, identity.key] }',
+        to: 'values: [identity.scope, identity.key, new Date().toISOString()] }',
+      },
       { file: KEY_STORE, from: 'values: [scope, key] }', to: 'values: [scope, key, new Date().toISOString()] }' },
       { file: KEY_STORE, from: INSERT_ARBITER, to: INSERT_ARBITER.replace('clock_timestamp()', '$13::timestamptz') },
-      { file: KEY_STORE, from: 'String(record.ttlMs),', to: 'String(record.ttlMs),\n    new Date().toISOString(),' },
+      { file: KEY_STORE, from: 'String(request.ttlMs),', to: 'String(request.ttlMs),\n    new Date().toISOString(),' },
     ],
   },
   {
@@ -145,11 +150,6 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'tombstone run again',
     expected: ['effect doubled', 'record replaced'],
     changes: [
-      {
-        file: KEY_STORE,
-        from: 'if (row !== undefined) {\n      return foundKeyOf(row)',
-        to: 'if (row !== undefined && row[5] !== null) {\n      return foundKeyOf(row)',
-      },
       {
         file: KEY_STORE,
         from: 'return row === undefined ? undefined : foundKeyOf(row);',
@@ -238,7 +238,7 @@ export const MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: CLAIM,
-        from: 'await Promise.race([this.store.rollback(connection.client), this.aborted.promise]);',
+        from: 'await this.store.rollback(connection.client);',
         to: '',
       },
     ],

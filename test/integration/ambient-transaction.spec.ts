@@ -261,7 +261,7 @@ async function claim(using: AmbientTransactions = transactions, isolation?: 'SER
     commit: async () => {
       try {
         await transaction.commit((client) =>
-          store.record(client, { ...identity, claimId, ...request, ...response }, false),
+          store.record(client, { request: { ...identity, claimId, ...request }, response }, false),
         );
         connection.release();
       } catch (error) {

@@ -66,21 +66,28 @@ function requestFor(key: string, overrides: Partial<ClaimRequest> = {}): ClaimRe
   return { scope: '', key, claimId: randomUUID(), ...defaults, ...overrides };
 }
 
-function recordFor({ scope, key, claimId }: ClaimRequest, overrides: Partial<NewRecord> = {}): NewRecord {
+type Overrides = Partial<NewRecord['request'] & NewRecord['response']>;
+
+function recordFor({ scope, key, claimId }: ClaimRequest, overrides: Overrides = {}): NewRecord {
+  const { status, headers, body, bodyBytes, ...ofRequest } = overrides;
   return {
-    scope,
-    key,
-    claimId,
-    fingerprint: Buffer.alloc(32, 7),
-    fingerprintVersion: 1,
-    method: 'POST',
-    path: '/payments',
-    status: 201,
-    headers: [['Content-Type', 'application/json']],
-    body: Buffer.from('{"id":1}'),
-    bodyBytes: 8,
-    ttlMs: 60_000,
-    ...overrides,
+    request: {
+      scope,
+      key,
+      claimId,
+      fingerprint: Buffer.alloc(32, 7),
+      fingerprintVersion: 1,
+      method: 'POST',
+      path: '/payments',
+      ttlMs: 60_000,
+      ...ofRequest,
+    },
+    response: {
+      status: status ?? 201,
+      headers: headers ?? [['Content-Type', 'application/json']],
+      body: body === undefined ? Buffer.from('{"id":1}') : body,
+      bodyBytes: bodyBytes ?? 8,
+    },
   };
 }
 
@@ -91,7 +98,7 @@ async function claimed(client: PoolClient, key: string, overrides?: Partial<Clai
 }
 
 /** The whole life of a key's first request. */
-async function complete(key: string, overrides?: Partial<NewRecord>): Promise<ClaimRequest> {
+async function complete(key: string, overrides?: Overrides): Promise<ClaimRequest> {
   const client = await session();
   const request = await claimed(client, key);
   await store.record(client, recordFor(request, overrides), false);
@@ -883,6 +890,7 @@ describe('prepared statements', () => {
         'begin_s',
         'claim',
         'look_up',
+        'try_lock',
         'savepoint',
         'undo',
         'check',

@@ -66,12 +66,8 @@ function requestFor(key: string, overrides: Partial<LeaseRequest> = {}): LeaseRe
 }
 
 const recordFor = (holder: Holder) => ({
-  ...requestFor(holder.key),
-  ...holder,
-  status: 201,
-  headers: [],
-  body: Buffer.from('done'),
-  bodyBytes: 4,
+  request: { ...requestFor(holder.key), ...holder },
+  response: { status: 201, headers: [], body: Buffer.from('done'), bodyBytes: 4 },
 });
 
 const stepFor = (holder: Holder, name: string, position = 1): NewStep => ({
