@@ -22,7 +22,12 @@ export class ChildServer<Command extends object> {
   ): Promise<ChildServer<C>> {
     const child = fork(program, args, {
       env: { ...process.env, NODE_ENV: 'production', ...env },
-      execArgv: ['--disable-warning=ExperimentalWarning', '--disable-warning=DeprecationWarning'],
+      execArgv: [
+        '--disable-warning=ExperimentalWarning',
+        '--disable-warning=DeprecationWarning',
+        // V8 throws away code that has not run for a while: a server that had waited for its turn would compile it anew.
+        '--no-flush-bytecode',
+      ],
     });
     const timeout = setTimeout(() => child.kill('SIGKILL'), START_TIMEOUT_MS);
     const exited = once(child, 'exit').then(([code, signal]): Greeting => ({ error: `it ended (${code ?? signal})` }));
