@@ -5,6 +5,7 @@ import type { Claim } from './claim.js';
 import type { IdempotentRequest, ReplayableResponse } from './claim.service.js';
 import { failpoint } from './failpoint.js';
 import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/fingerprint.js';
+import { supersedeFailedRun } from './http/held-answer.js';
 import { HttpExchange } from './http/http-exchange.js';
 import { requestTarget } from './http/http-request.js';
 import { parseIdempotencyKey, readIdempotencyKey } from './http/idempotency-key.js';
@@ -174,6 +175,7 @@ async function describeRequest(
  */
 function replay(exchange: HttpExchange, response: ReplayableResponse): Observable<unknown> {
   failpoint('replay: sending');
+  supersedeFailedRun(exchange)();
   exchange.replay(response, exchange.baseline());
   failpoint('replay: sent');
   return of(valueLikeThatOf(response));

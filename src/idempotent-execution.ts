@@ -71,7 +71,7 @@ export class IdempotentExecution {
   run(handle: () => Observable<unknown>): Observable<unknown> {
     return new Observable((subscriber) => {
       this.timer = setTimeout(() => this.timeOut(subscriber), this.around.options.timeoutMs);
-      void this.conclude();
+      this.conclude().catch((error: unknown) => IdempotentExecution.logger.error(error));
       this.start(handle, subscriber);
       return () => this.unsubscribed();
     });
@@ -150,6 +150,9 @@ export class IdempotentExecution {
     const translated = this.translate(error);
     await this.undo();
     this.handlerEnd.resolve();
+    if (this.around.options.storeErrors === undefined) {
+      this.yieldToNextRun(); // otherwise the key is claimed until the response is known
+    }
     subscriber.error(translated);
   }
 
@@ -194,8 +197,14 @@ export class IdempotentExecution {
       this.failure = exception;
       this.answer.announce(this.around.dress(exception));
       this.handlerEnd.resolve();
+      this.yieldToNextRun();
       subscriber.error(exception);
     }
+  }
+
+  /** An outer interceptor may run the route again, with a claim and a time limit of its own. */
+  private yieldToNextRun(): void {
+    this.answer.yieldToNextRun(() => clearTimeout(this.timer));
   }
 
   /** An outer interceptor has turned away before the handler was done: a time limit of its own, for instance. */
@@ -205,6 +214,7 @@ export class IdempotentExecution {
       if (this.around.options.storeErrors === undefined) {
         this.claim.abort(new Error('an outer interceptor gave the handler up'));
         this.handlerEnd.resolve();
+        this.yieldToNextRun();
       } else {
         void this.claim.undoWrites().then(() => this.handlerEnd.resolve());
       }

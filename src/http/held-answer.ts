@@ -1,21 +1,41 @@
+import type { ServerResponse } from 'node:http';
 import type { IdempotencyException } from '../idempotency.exceptions.js';
 import type { ReplayHeaders } from '../idempotency.options.js';
 import type { HttpExchange } from './http-exchange.js';
 import { changedHeaders, type HeaderBaseline, type HeaderLine } from './recorded-response.js';
 import { type HeldResponse, ResponseRecorder, type ResponseRecorderOptions } from './response-recorder.js';
 
+/** How runs that have failed make way for another run of their route, by the response. */
+const failedRuns = new WeakMap<ServerResponse, () => () => void>();
+
+/**
+ * Has a run that has failed let go of the response, with nothing left on it: an outer interceptor has run the route
+ * again, and what that run has to answer is the only answer.
+ *
+ * @returns what tells of a client that has gone away meanwhile
+ */
+export function supersedeFailedRun({ response }: HttpExchange): () => void {
+  const makeWay = failedRuns.get(response);
+  failedRuns.delete(response);
+  return makeWay?.() ?? (() => undefined);
+}
+
 /** The one answer of a claimed request: what was held, or something else in its place. Whichever comes first goes out. */
 export class HeldAnswer {
   private given = false;
   private readonly baseline: HeaderBaseline;
+  private readonly statusBefore: number;
   private readonly recorder: ResponseRecorder;
 
   constructor(
     private readonly exchange: HttpExchange,
     options: ResponseRecorderOptions,
   ) {
+    const tellClosed = supersedeFailedRun(exchange);
     this.baseline = exchange.baseline();
+    this.statusBefore = exchange.response.statusCode;
     this.recorder = new ResponseRecorder(exchange.response, options);
+    tellClosed();
   }
 
   /** The response's end, or the moment its body outgrew the cap. */
@@ -62,9 +82,25 @@ export class HeldAnswer {
     this.give(() => this.recorder.replace(() => this.exchange.replay(recorded, this.baseline)));
   }
 
-  /** Forgets headers that the handler set, for it is about to run again. Nobody has begun to answer. */
+  /** Forgets the headers and the status that the handler set, for it is about to run again. Nobody has begun to answer. */
   rewind(): void {
     this.exchange.resetTo(this.baseline);
+    this.exchange.response.statusCode = this.statusBefore;
+  }
+
+  /** The handler has failed, and its claim is over: until somebody begins to answer, another run of the route may. */
+  yieldToNextRun(onSuperseded: () => void): void {
+    failedRuns.set(this.exchange.response, () => {
+      let tellClosed = (): void => undefined;
+      if (!this.begun) {
+        this.give(() => {
+          tellClosed = this.recorder.discard();
+          this.rewind();
+          onSuperseded();
+        });
+      }
+      return tellClosed;
+    });
   }
 
   /** Whether the route can be run again: the parts of an upload are read by an interceptor of it, and only once. */
@@ -75,8 +111,8 @@ export class HeldAnswer {
   /** Forgets everything, and has the whole route run again, from its guards on, with a recorder of its own. */
   startOver(): void {
     this.give(() => {
-      this.recorder.discard();
-      this.exchange.resetTo(this.baseline);
+      this.recorder.discard()();
+      this.rewind();
       this.exchange.runRouteAgain();
     });
   }

@@ -16,13 +16,15 @@ import { ignoreWrites } from './response-recorder.js';
 interface FrameworkRequest {
   raw?: IncomingMessage;
   routeOptions?: { handler(request: unknown, reply: unknown): unknown };
-  route?: { dispatch(request: unknown, response: unknown, done: () => void): void };
+  route?: { dispatch(request: unknown, response: unknown, done: (error?: unknown) => void): void };
+  next?(error?: unknown): void;
 }
 
 interface FrameworkResponse {
   raw?: ServerResponse;
   getHeaders?(): OutgoingHttpHeaders;
   removeHeader?(name: string): unknown;
+  send?(payload: unknown): unknown;
 }
 
 const attempts = new WeakMap<IncomingMessage, number>();
@@ -91,15 +93,18 @@ export class HttpExchange {
 
   /**
    * Runs the route for the same request again, guards and interceptors included, as the framework's router did.
-   * Middleware is not run again: what it has read of the request and set on it is still there.
+   * Middleware is not run again: what it has read of the request and set on it is still there. An error that gets past
+   * the exception filters goes where the framework would have it.
    */
   runRouteAgain(): void {
     const { frameworkRequest, frameworkResponse } = this;
     attempts.set(this.request, this.attempt + 1);
     if (frameworkRequest.routeOptions !== undefined) {
-      void frameworkRequest.routeOptions.handler(frameworkRequest, frameworkResponse);
+      Promise.resolve(frameworkRequest.routeOptions.handler(frameworkRequest, frameworkResponse)).catch(
+        (error: unknown) => frameworkResponse.send?.(error),
+      );
     } else {
-      frameworkRequest.route?.dispatch(frameworkRequest, frameworkResponse, () => undefined);
+      frameworkRequest.route?.dispatch(frameworkRequest, frameworkResponse, (error) => frameworkRequest.next?.(error));
     }
   }
 

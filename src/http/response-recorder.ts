@@ -103,10 +103,14 @@ export class ResponseRecorder {
     this.tellClosed();
   }
 
-  /** Throws away what was held; the response is as it was before, but for its headers. */
-  discard(): void {
+  /**
+   * Throws away what was held; the response is as it was before, but for its headers.
+   *
+   * @returns what tells of a client that has gone away meanwhile, for when the response is in the next one's hands
+   */
+  discard(): () => void {
     this.restore();
-    this.tellClosed();
+    return () => this.tellClosed();
   }
 
   /** Those who watch for a client that goes away were not told yet. */

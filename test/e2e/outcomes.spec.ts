@@ -93,6 +93,9 @@ class Gates {
   }
 }
 
+/** Long enough for two runs, each of which takes a good part of it. */
+const TIME_LIMIT_MS = 1500;
+
 let gates = new Gates();
 /** Whether handlers, and what is around them, fail as their names say; a test turns it off for the retry. */
 let broken = true;
@@ -130,6 +133,13 @@ class AsyncContext implements NestInterceptor {
 class BrokenFilter implements ExceptionFilter {
   catch(exception: Error, host: ArgumentsHost): void {
     host.switchToHttp().getResponse<AnyResponse>().status(502).send({ filtered: exception.message });
+  }
+}
+
+@Catch()
+class ThrowingFilter implements ExceptionFilter {
+  catch(exception: Error): void {
+    throw new Error(`the filter failed on ${exception.message}`);
   }
 }
 
@@ -524,6 +534,52 @@ class Handlers {
     return { run };
   }
 
+  @Post('broken-when-run-again')
+  @Idempotent({ retries: 1 })
+  @UseFilters(ThrowingFilter)
+  async brokenWhenRunAgain(@Body() { label }: Labelled) {
+    await this.ledger.write(label);
+    if (broken && notes.get(label)!.length > 1) {
+      throw new Error('run 2');
+    }
+    if (broken) {
+      await this.dataSource.query('insert into conflicts values (1)'); // fails with 40001 at COMMIT
+    }
+    return { label };
+  }
+
+  /** The second run outlasts the time limit of the first, not its own. */
+  @Post('outer-retries-slowly')
+  @Idempotent({ timeoutMs: TIME_LIMIT_MS })
+  @UseInterceptors(outer((handled) => handled.pipe(retry(1))))
+  async outerRetriesSlowly(@Body() { label }: Labelled, @Res({ passthrough: true }) response: AnyResponse) {
+    const began = performance.now();
+    const lasts = (ms: number) => waitFor(() => performance.now() - began > ms, { what: `${ms} ms to pass` });
+    await this.ledger.write(label);
+    response.header('X-Order', 'one');
+    if (notes.get(label)!.length === 1) {
+      response.header('X-Failed', 'yes').status(402);
+      await lasts(TIME_LIMIT_MS * 0.4);
+      throw new Error('run 1');
+    }
+    await lasts(TIME_LIMIT_MS * 0.7);
+    return { run: 2 };
+  }
+
+  /** Waits at a gate before it runs the route again. */
+  @Post('outer-retries-later')
+  @Idempotent()
+  @UseInterceptors(
+    outer((handled, context) => handled.pipe(retry({ delay: () => from(gates.pass(labelOf(context))) }))),
+  )
+  async outerRetriesLater(@Body() { label }: Labelled) {
+    await this.ledger.write(label);
+    if (broken) {
+      throw new Error('run 1');
+    }
+    return { label, large: 'x'.repeat(900_000) };
+  }
+
   /** With `storeErrors` its key stays claimed until it is answered: the second run finds the first in flight. */
   @Post('outer-retries-stored-errors')
   @Idempotent({ storeErrors: () => true })
@@ -710,7 +766,12 @@ describe.each(ADAPTERS)('what becomes of a request, on %s', (adapter) => {
     await test.dataSource.query(`
       create table parents (id int primary key);
       insert into parents values (1);
-      create table children (parent int references parents deferrable initially deferred)`);
+      create table children (parent int references parents deferrable initially deferred);
+      create table conflicts (number int);
+      create function conflict() returns trigger language plpgsql as $$
+        begin raise exception 'could not serialize' using errcode = '40001'; end $$;
+      create constraint trigger conflict after insert on conflicts deferrable initially deferred
+        for each row execute function conflict()`);
   });
 
   afterEach(() => {
@@ -1079,6 +1140,13 @@ describe.each(ADAPTERS)('what becomes of a request, on %s', (adapter) => {
     });
   });
 
+  it('goes to the framework where an exception filter fails, also when the route is run again', async () => {
+    const path = 'broken-when-run-again';
+    expect((await send(path)).status).toBe(500);
+    expect(notes.get(path)).toEqual(['ran', 'ran']);
+    await expectRolledBack(path);
+  });
+
   describe('an outer interceptor', () => {
     it('that tries again has each run roll back but the last, which is recorded as if it were the only one', async () => {
       const response = await send('outer-retries');
@@ -1091,6 +1159,30 @@ describe.each(ADAPTERS)('what becomes of a request, on %s', (adapter) => {
       expect(lines(replay, 'Content-Type')).toEqual(lines(response, 'Content-Type'));
       expect(await effects('outer-retries')).toBe(1);
       expect(notes.get('outer-retries')).toEqual(['ran', 'ran', 'ran']);
+    });
+
+    it('that tries again gives the next run its own time limit, and nothing of the one that failed', async () => {
+      const response = await send('outer-retries-slowly');
+      expect([response.status, json(response)]).toEqual([201, { run: 2 }]);
+      expect([lines(response, 'X-Order'), lines(response, 'X-Failed')]).toEqual([['one'], []]);
+      const replay = await send('outer-retries-slowly');
+      expect(replay).toEqual(replayOf(response));
+      expect([lines(replay, 'X-Order'), lines(replay, 'X-Failed')]).toEqual([['one'], []]);
+      expect(await effects('outer-retries-slowly')).toBe(1);
+      expect(notes.get('outer-retries-slowly')).toEqual(['ran', 'ran']);
+    });
+
+    it('that tries again when another request has completed the key gives its response', async () => {
+      const label = 'outer-retries-later';
+      const trying = send(label);
+      await gates.entered(label);
+      broken = false;
+      const other = await send(label);
+      expect(other.status).toBe(201);
+      gates.open(label);
+      expect(await trying).toEqual(replayOf(other));
+      expect(await effects(label)).toBe(1);
+      expect(notes.get(label)).toEqual(['ran', 'ran']);
     });
 
     it('that tries again after a problem has nothing of it in the answer, not even in one with the same status', async () => {
