@@ -6,6 +6,9 @@ export interface PostgresQueryRunner extends QueryRunner {
   releasePostgresConnection(error?: Error): Promise<void>;
 }
 
+/** What pg's Client has beyond its public type. */
+type PipelineClient = PoolClient & { pipeline?: boolean; connection: { stream: { destroy(): void } } };
+
 /** A connection of the pool, held until it is given back or destroyed. TypeORM's runner listens for its errors. */
 export class DatabaseConnection {
   private returned = false;
@@ -30,6 +33,10 @@ export class DatabaseConnection {
     this.returned = true;
     const error = cause instanceof Error ? cause : new Error(String(cause));
     void this.runner.releasePostgresConnection(error);
+    const { pipeline, connection } = this.client as PipelineClient;
+    if (pipeline) {
+      connection.stream.destroy(); // pg itself waits for the answers to all that was sent, however long that takes
+    }
   }
 }
 

@@ -122,10 +122,13 @@ export class KeyStore {
    * that a key is free.
    */
   async peek(client: PoolClient, identity: KeyIdentity): Promise<PeekResult> {
-    const { tryLock, lookUp } = this.statements;
-    const [lock, look] = await this.run(client, [
+    const { begin, tryLock, lookUp, rollback } = this.statements;
+    // Rolled back, so that under SERIALIZABLE the holder is never cancelled for what was read here.
+    const [, lock, look] = await this.run(client, [
+      { statement: begin['READ COMMITTED'] },
       { statement: tryLock, values: [this.lockOf(identity)] },
       { statement: lookUp, values: [identity.scope, identity.key] },
+      { statement: rollback },
     ]);
     const [locked] = lock!.rows[0]!;
     return foundIn(look!) ?? (locked === 't' ? { kind: 'free' } : { kind: 'in flight' });
@@ -271,7 +274,6 @@ function statementsOn(table: string) {
       text: `select pg_try_advisory_xact_lock($1::int8), set_config('${CLAIM_SETTING}', $2::text, true),
         ${timeLimits('$3')}, ${DURABLE_COMMIT}`,
     },
-    // It ends with the batch, which is a transaction by itself.
     tryLock: { id: 'try_lock', text: 'select pg_try_advisory_xact_lock($1::int8)' },
     lookUp: lookUpStatement(table),
     savepoint: { id: 'savepoint', text: 'savepoint idempotency_claim' },

@@ -787,6 +787,17 @@ describe.each(ADAPTERS)('with a DataSource that is different, on %s,', (adapter)
     expect((await test.post('/plain', 'after')).status).toBe(201);
   });
 
+  it('with pipelined connections, a claim that gets no answer ends in time, and its handler never runs', async () => {
+    const test = await startWith({ extra: { pipeline: true } });
+    await observer.query('begin; lock table idempotency_keys in access exclusive mode');
+    const unanswered = await test.post('/plain', 'unanswered');
+    await observer.query('rollback');
+    expect(unanswered.status).toBe(503);
+    await waitFor(async () => (await sessions()).every(({ state }) => state === 'idle'), { what: 'quiet' });
+    expect([await keys(), await test.effects()]).toEqual([[], []]);
+    expect((await test.post('/plain', 'unanswered')).status).toBe(201);
+  });
+
   it.each([
     ["bytea_output = 'escape'", { byteaOutput: 'escape' }],
     ["datestyle = 'SQL, DMY'", {}],
