@@ -85,7 +85,10 @@ export class Bench {
     return proxy;
   }
 
-  /** Round after round over all of them, A B C A B C: what changes on the machine meanwhile meets all alike. */
+  /**
+   * Round after round over all of them, A B C A B C: what changes on the machine meanwhile meets all alike. Each is
+   * measured right after the same once more, which does not count: code that has waited for its turn is cold.
+   */
   async interleave<T, R>(
     items: readonly T[],
     measure: (item: T) => Promise<R>,
@@ -94,6 +97,9 @@ export class Bench {
     const results = new Map<T, R[]>(items.map((item) => [item, []]));
     for (let round = 0; round < rounds; round++) {
       for (const item of items) {
+        if (!this.options.quick) {
+          await measure(item);
+        }
         results.get(item)!.push(await measure(item));
       }
     }
