@@ -148,11 +148,9 @@ export class IdempotentExecution {
     }
     this.state = 'failed';
     const translated = this.translate(error);
+    this.yieldToNextRun();
     await this.undo();
     this.handlerEnd.resolve();
-    if (this.around.options.storeErrors === undefined) {
-      this.yieldToNextRun(); // otherwise the key is claimed until the response is known
-    }
     subscriber.error(translated);
   }
 
@@ -202,19 +200,22 @@ export class IdempotentExecution {
     }
   }
 
-  /** An outer interceptor may run the route again, with a claim and a time limit of its own. */
+  /** An outer interceptor may run the route again: who can claim the key then shows that this claim is over. */
   private yieldToNextRun(): void {
-    this.answer.yieldToNextRun(() => clearTimeout(this.timer));
+    this.answer.yieldToNextRun(() => {
+      clearTimeout(this.timer);
+      void this.claim.rollBack();
+    });
   }
 
   /** An outer interceptor has turned away before the handler was done: a time limit of its own, for instance. */
   private unsubscribed(): void {
     if (this.state === 'running') {
       this.state = 'failed';
+      this.yieldToNextRun();
       if (this.around.options.storeErrors === undefined) {
         this.claim.abort(new Error('an outer interceptor gave the handler up'));
         this.handlerEnd.resolve();
-        this.yieldToNextRun();
       } else {
         void this.claim.undoWrites().then(() => this.handlerEnd.resolve());
       }
@@ -228,7 +229,12 @@ export class IdempotentExecution {
     if (this.state === 'running') {
       this.fail(exception, subscriber);
     } else if (!this.concluding) {
-      this.answer.replaceByProblem(exception); // the response never ended; otherwise its record tells what became of it
+      // The response never ended; otherwise its record tells what became of it.
+      try {
+        this.answer.replaceByProblem(exception);
+      } catch (error) {
+        IdempotentExecution.logger.error(error); // out of a timer it would end the process
+      }
     }
   }
 

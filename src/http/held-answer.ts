@@ -5,8 +5,15 @@ import type { HttpExchange } from './http-exchange.js';
 import { changedHeaders, type HeaderBaseline, type HeaderLine } from './recorded-response.js';
 import { type HeldResponse, ResponseRecorder, type ResponseRecorderOptions } from './response-recorder.js';
 
-/** How runs that have failed make way for another run of their route, by the response. */
-const failedRuns = new WeakMap<ServerResponse, () => () => void>();
+/** A run whose handler has failed, or was given up and may still be at work. */
+interface FailedRun {
+  /** Lets go of the response, and returns what tells of a client that has gone away meanwhile. */
+  makeWay(): () => void;
+  /** Whether the running code was started by it, or by one before it. */
+  isItsCode(): boolean;
+}
+
+const failedRuns = new WeakMap<ServerResponse, FailedRun>();
 
 /**
  * Has a run that has failed let go of the response, with nothing left on it: an outer interceptor has run the route
@@ -15,26 +22,26 @@ const failedRuns = new WeakMap<ServerResponse, () => () => void>();
  * @returns what tells of a client that has gone away meanwhile
  */
 export function supersedeFailedRun({ response }: HttpExchange): () => void {
-  const makeWay = failedRuns.get(response);
-  failedRuns.delete(response);
-  return makeWay?.() ?? (() => undefined);
+  return failedRuns.get(response)?.makeWay() ?? (() => undefined);
 }
 
 /** The one answer of a claimed request: what was held, or something else in its place. Whichever comes first goes out. */
 export class HeldAnswer {
   private given = false;
   private readonly baseline: HeaderBaseline;
-  private readonly statusBefore: number;
+  private readonly statusBefore: readonly [code: number, message: string];
   private readonly recorder: ResponseRecorder;
 
   constructor(
     private readonly exchange: HttpExchange,
-    options: ResponseRecorderOptions,
+    private readonly options: Omit<ResponseRecorderOptions, 'isOthersCode'>,
   ) {
+    const { response } = exchange;
     const tellClosed = supersedeFailedRun(exchange);
+    const isOthersCode = failedRuns.get(response)?.isItsCode;
     this.baseline = exchange.baseline();
-    this.statusBefore = exchange.response.statusCode;
-    this.recorder = new ResponseRecorder(exchange.response, options);
+    this.statusBefore = [response.statusCode, response.statusMessage];
+    this.recorder = new ResponseRecorder(response, { ...options, isOthersCode });
     tellClosed();
   }
 
@@ -84,22 +91,26 @@ export class HeldAnswer {
 
   /** Forgets the headers and the status that the handler set, for it is about to run again. Nobody has begun to answer. */
   rewind(): void {
+    const { response } = this.exchange;
     this.exchange.resetTo(this.baseline);
-    this.exchange.response.statusCode = this.statusBefore;
+    [response.statusCode, response.statusMessage] = this.statusBefore;
   }
 
-  /** The handler has failed, and its claim is over: until somebody begins to answer, another run of the route may. */
+  /** The handler has failed: as long as nothing was sent, another run of the route may answer in its place. */
   yieldToNextRun(onSuperseded: () => void): void {
-    failedRuns.set(this.exchange.response, () => {
-      let tellClosed = (): void => undefined;
-      if (!this.begun) {
+    const { response } = this.exchange;
+    const former = failedRuns.get(response);
+    failedRuns.set(response, {
+      makeWay: () => {
+        let tellClosed = (): void => undefined;
         this.give(() => {
           tellClosed = this.recorder.discard();
           this.rewind();
           onSuperseded();
         });
-      }
-      return tellClosed;
+        return tellClosed;
+      },
+      isItsCode: () => this.options.isHandlersCode() || (former?.isItsCode() ?? false),
     });
   }
 

@@ -6,6 +6,7 @@ import {
   acceptableTo,
   applyHeaders,
   baselineOf,
+  changedNames,
   type HeaderBaseline,
   type HeaderLine,
   resetHeaders,
@@ -76,14 +77,12 @@ export class HttpExchange {
   resetTo(baseline: HeaderBaseline): void {
     const { response, frameworkResponse } = this;
     withdrawProblem(response);
-    resetHeaders(response, baseline);
     if (frameworkResponse.raw !== undefined) {
-      for (const name of Object.keys(frameworkResponse.getHeaders?.() ?? {})) {
-        if (!baseline.has(name)) {
-          frameworkResponse.removeHeader?.(name);
-        }
+      for (const name of changedNames(frameworkResponse.getHeaders?.() ?? {}, baseline)) {
+        frameworkResponse.removeHeader?.(name);
       }
     }
+    resetHeaders(response, baseline); // from here what the reply had before goes out, too
   }
 
   /** How often the route has been run for this request; 1 the first time. */

@@ -78,6 +78,11 @@ export function changedHeaders(
   return lines;
 }
 
+/** Those that are not as in the baseline. */
+export function changedNames(headers: OutgoingHttpHeaders, baseline: HeaderBaseline): string[] {
+  return Object.keys(headers).filter((name) => !sameLines(baseline.get(name.toLowerCase()), linesOf(headers[name])));
+}
+
 /** Takes a response back to its baseline. */
 export function resetHeaders(response: ServerResponse, baseline: HeaderBaseline): void {
   for (const name of response.getHeaderNames()) {

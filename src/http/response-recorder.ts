@@ -18,6 +18,8 @@ export interface ResponseRecorderOptions {
   isHandlersCode: () => boolean;
   /** Whether the handler has not returned yet. */
   isHandlerRunning: () => boolean;
+  /** Whether the running code is another handler's, which must not write to this response: it is silenced. */
+  isOthersCode?: () => boolean;
 }
 
 type WriteCallback = (error?: Error | null) => void;
@@ -122,6 +124,12 @@ export class ResponseRecorder {
   }
 
   private heldMethods(): Methods {
+    const { isOthersCode } = this.options;
+    const methods = this.methodsOfHandler();
+    return isOthersCode === undefined ? methods : silencedFor(isOthersCode, this.response, methods);
+  }
+
+  private methodsOfHandler(): Methods {
     const { response } = this;
     const setHeader = response.setHeader.bind(response);
     const emit = response.emit.bind(response);
@@ -311,6 +319,20 @@ function shieldOf(socket: Socket): Socket {
     shields.set(socket, shield); // one a connection, whatever the number of its requests
   }
   return shield;
+}
+
+/** The methods as they are for everybody but the code that `isSilenced` tells of. */
+function silencedFor(isSilenced: () => boolean, response: ServerResponse, methods: Methods): Methods {
+  const nothing = (...args: unknown[]): ServerResponse => {
+    callBack(args);
+    return response;
+  };
+  const { emit, ...writing } = methods;
+  const silenced = Object.entries(writing).map(([name, method]) => [
+    name,
+    (...args: unknown[]): unknown => (isSilenced() ? nothing : (method as typeof nothing))(...args),
+  ]);
+  return { ...(Object.fromEntries(silenced) as Methods), emit };
 }
 
 function headersSentError(verb: 'set' | 'write'): Error {

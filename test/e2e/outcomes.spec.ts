@@ -12,6 +12,7 @@ import {
   Controller,
   type ExceptionFilter,
   type ExecutionContext,
+  Header,
   HttpException,
   Injectable,
   Logger,
@@ -30,6 +31,7 @@ import { InjectDataSource, InjectRepository } from '@nestjs/typeorm';
 import { IsInt, IsString } from 'class-validator';
 import {
   catchError,
+  defer,
   first as firstValue,
   from,
   map,
@@ -552,18 +554,55 @@ class Handlers {
   @Post('outer-retries-slowly')
   @Idempotent({ timeoutMs: TIME_LIMIT_MS })
   @UseInterceptors(outer((handled) => handled.pipe(retry(1))))
+  @Header('Cache-Control', 'no-store')
   async outerRetriesSlowly(@Body() { label }: Labelled, @Res({ passthrough: true }) response: AnyResponse) {
     const began = performance.now();
     const lasts = (ms: number) => waitFor(() => performance.now() - began > ms, { what: `${ms} ms to pass` });
     await this.ledger.write(label);
     response.header('X-Order', 'one');
     if (notes.get(label)!.length === 1) {
-      response.header('X-Failed', 'yes').status(402);
+      response.header('X-Failed', 'yes').header('Cache-Control', 'max-age=60').status(402);
+      rawOf(response).statusMessage = 'Declined';
       await lasts(TIME_LIMIT_MS * 0.4);
       throw new Error('run 1');
     }
     await lasts(TIME_LIMIT_MS * 0.7);
     return { run: 2 };
+  }
+
+  /** The first run is given up by the outer interceptor, and answers when the second one is under way. */
+  @Post('outer-gives-up-and-retries')
+  @Idempotent()
+  @UseInterceptors(
+    outer((handled, context) => {
+      const label = labelOf(context);
+      const timeLimit = from(gates.opened(`time limit of ${label}`)).pipe(
+        mergeMap(() => throwError(() => new RequestTimeoutException())),
+      );
+      return defer(() => (notes.has(label) ? handled : merge(handled, timeLimit).pipe(take(1)))).pipe(retry(1));
+    }),
+  )
+  async outerGivesUpAndRetries(@Body() { label }: Labelled, @Res() response: AnyResponse) {
+    await this.ledger.write(label);
+    const run = notes.get(label)!.length;
+    await gates.pass(`run ${run} of ${label}`);
+    response.status(201).send({ run });
+    note(label, `run ${run} answered`);
+  }
+
+  /** The first run loses its connection, and with it the key. */
+  @Post('outer-retries-lost-connection')
+  @Idempotent({ storeErrors: () => true })
+  @UseInterceptors(
+    outer((handled, context) => handled.pipe(retry({ count: 1, delay: () => from(gates.pass(labelOf(context))) }))),
+  )
+  async outerRetriesLostConnection(@Body() { label }: Labelled, @Res({ passthrough: true }) response: AnyResponse) {
+    await this.ledger.write(label);
+    response.header('X-Order', 'one');
+    if (notes.get(label)!.length === 1) {
+      await this.dataSource.query('select pg_terminate_backend(pg_backend_pid())');
+    }
+    return { label };
   }
 
   /** Waits at a gate before it runs the route again. */
@@ -1163,13 +1202,53 @@ describe.each(ADAPTERS)('what becomes of a request, on %s', (adapter) => {
 
     it('that tries again gives the next run its own time limit, and nothing of the one that failed', async () => {
       const response = await send('outer-retries-slowly');
-      expect([response.status, json(response)]).toEqual([201, { run: 2 }]);
-      expect([lines(response, 'X-Order'), lines(response, 'X-Failed')]).toEqual([['one'], []]);
+      expect([response.statusLine, json(response)]).toEqual(['HTTP/1.1 201 Created', { run: 2 }]);
       const replay = await send('outer-retries-slowly');
       expect(replay).toEqual(replayOf(response));
-      expect([lines(replay, 'X-Order'), lines(replay, 'X-Failed')]).toEqual([['one'], []]);
+      for (const answer of [response, replay]) {
+        expect(['X-Order', 'X-Failed', 'Cache-Control'].map((name) => lines(answer, name))).toEqual([
+          ['one'],
+          [],
+          ['no-store'],
+        ]);
+      }
       expect(await effects('outer-retries-slowly')).toBe(1);
       expect(notes.get('outer-retries-slowly')).toEqual(['ran', 'ran']);
+    });
+
+    it('that gives a run up and tries again has only the second one answer', async () => {
+      const label = 'outer-gives-up-and-retries';
+      const trying = send(label);
+      await gates.entered(`run 1 of ${label}`);
+      gates.open(`time limit of ${label}`);
+      await gates.entered(`run 2 of ${label}`);
+      gates.open(`run 1 of ${label}`);
+      await waitFor(() => notes.get(label)!.includes('run 1 answered'), {
+        what: 'the answer of the run that was given up',
+      });
+      gates.open(`run 2 of ${label}`);
+      const response = await trying;
+      expect([response.status, json(response)]).toEqual([201, { run: 2 }]);
+      expect(await send(label)).toEqual(replayOf(response));
+      expect(await effects(label)).toBe(1);
+    });
+
+    it('that tries again after the connection was lost gets an answer of its own, though the route stores errors', async () => {
+      const label = 'outer-retries-lost-connection';
+      const trying = send(label);
+      await gates.entered(label);
+      const locks = `select 1 from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`;
+      await waitFor(async () => ((await test.dataSource.query(locks)) as unknown[]).length === 0, {
+        what: 'a free key',
+      });
+      gates.open(label);
+      const response = await trying;
+      expect([response.status, json(response)]).toEqual([201, { label }]);
+      expect(lines(response, 'Idempotency-Replayed')).toEqual([]);
+      const replay = await send(label);
+      expect(replay).toEqual(replayOf(response));
+      expect([lines(response, 'X-Order'), lines(replay, 'X-Order')]).toEqual([['one'], ['one']]);
+      expect(await effects(label)).toBe(1);
     });
 
     it('that tries again when another request has completed the key gives its response', async () => {
