@@ -49,6 +49,12 @@ export class StepTransaction {
       isolation ?? 'READ COMMITTED',
     );
     let committing = false;
+    let isOverdue = false;
+    // PostgreSQL ends it by then, but a network that swallows the answers of a statement would swallow that, too.
+    const limit = setTimeout(() => {
+      isOverdue = true;
+      connection.destroy(new Error(`the transaction of step "${step.name}" took more than ${limitMs} ms`));
+    }, limitMs);
     try {
       const result = await transaction.run(() => work(transaction.createManager()));
       const outcome = outcomeAsJson(step.name, { returned: result });
@@ -58,7 +64,7 @@ export class StepTransaction {
       connection.release();
       return outcome;
     } catch (error) {
-      const { broken } = connection;
+      const isLost = connection.broken || isOverdue;
       if (committing) {
         transaction.state = 'rolled back';
         connection.destroy(error);
@@ -71,12 +77,14 @@ export class StepTransaction {
           cause: error,
         });
       }
-      if (broken && !committing) {
+      if (isLost && !committing) {
         throw new IdempotencyStoreUnavailableException('The connection to the database was lost in a step.', {
           cause: error,
         });
       }
       throw error;
+    } finally {
+      clearTimeout(limit);
     }
   }
 

@@ -5,6 +5,9 @@ import { Pool } from 'pg';
 /** Counts how often the client speaks after the server has: round trips, as a network sees them. */
 export class CountingProxy {
   flights = 0;
+  /** Connections up to this number are told nothing of the server any more, not even its end. */
+  private swallowed = 0;
+  private connections = 0;
   private readonly sockets: Socket[] = [];
   private readonly server: Server;
   /** One connection, through the proxy. */
@@ -37,6 +40,11 @@ export class CountingProxy {
     return this.flights - before;
   }
 
+  /** Loses all that comes from the server, on the connections that there are: as a network would. */
+  swallowAnswers(): void {
+    this.swallowed = this.connections;
+  }
+
   async stop(): Promise<void> {
     await this.pool.end();
     this.sockets.forEach((socket) => socket.destroy());
@@ -46,6 +54,7 @@ export class CountingProxy {
   private pass(client: Socket): void {
     const server = connect(Number(this.target.port), this.target.hostname);
     this.sockets.push(client, server);
+    const number = ++this.connections;
     let spoke: 'client' | 'server' = 'server';
     client.on('data', (bytes) => {
       if (spoke === 'server') this.flights++;
@@ -54,10 +63,12 @@ export class CountingProxy {
     });
     server.on('data', (bytes) => {
       spoke = 'server';
-      client.write(bytes);
+      if (number > this.swallowed) client.write(bytes);
     });
     client.on('close', () => server.destroy());
-    server.on('close', () => client.destroy());
+    server.on('close', () => {
+      if (number > this.swallowed) client.destroy();
+    });
     for (const socket of [client, server]) socket.on('error', () => undefined);
   }
 }
