@@ -357,7 +357,7 @@ type Methods = Partial<Record<keyof ServerResponse | 'json' | 'send', unknown>>;
 /**
  * Has V8 keep the properties of this one object in a dictionary, which taking any of them away does. On an object that
  * has got another prototype, as Express gives each response, V8 of Node.js 20 makes a hidden class for every property
- * that is added, with a copy of all those before it: garbage that costs more than all else about holding it.
+ * that is added, with a copy of all those before it.
  */
 function unshareShape(response: ServerResponse): void {
   if (Object.getPrototypeOf(response) !== ServerResponse.prototype) {
