@@ -216,11 +216,15 @@ export class Nemesis {
     this.options.tally.backDatedKeys += rowCount ?? 0;
   }
 
-  /** Lets a lease run out whose holder is alive, and knows nothing of it. */
+  /**
+   * Lets a lease run out whose holder is alive, and knows nothing of it. One that runs out between being chosen and
+   * being changed goes back, too: the journal would take a later time for a renewal.
+   */
   private async backDateLease(): Promise<void> {
     const { rows } = await this.options.postgres.run((client) =>
       client.query<{ key: string }>(`
-        update idempotency_keys set lease_expires_at = clock_timestamp()
+        update idempotency_keys
+        set lease_expires_at = least(clock_timestamp(), lease_expires_at - interval '1 ms')
         where (scope, key) in (
           select scope, key from idempotency_keys where lease_expires_at > clock_timestamp()
           order by random() limit 1
