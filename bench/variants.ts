@@ -26,6 +26,11 @@ export const VARIANTS = [
       'Looks nothing up: a retry runs the handler to its end, fails on the primary key (500) and gets no response.',
   },
   {
+    id: 'floor-als',
+    label: 'floor, beside an AsyncLocalStorage',
+    caveat: 'As the floor. What the library cannot do without, the application pays here, too.',
+  },
+  {
     id: 'library',
     label: 'nestjs-idempotency',
     caveat: 'Side effects outside of the database are not undone by a rollback.',

@@ -10,7 +10,7 @@ const ALTERNATIVES_AT = 16;
 /** How many keys the replays go through: each is replayed now and then, as retries are, not one over and over. */
 const REPLAYED_KEYS = 2000;
 /** These have no replays. */
-const WITHOUT_REPLAYS: VariantId[] = ['plain', 'transaction', 'floor'];
+const WITHOUT_REPLAYS: VariantId[] = ['plain', 'transaction', 'floor', 'floor-als'];
 
 interface Measured extends LoadResult {
   /** Of the server's process, for each request. */
@@ -88,6 +88,7 @@ function compare(results: Map<Server, Measured[]>, connections: number): Row[] {
   const library = of('library')!;
   rows.push(
     atLeast(`nestjs-idempotency to floor, at ${connections}`, ratio(library, of('floor')!), 0.95),
+    row(`nestjs-idempotency to floor beside an AsyncLocalStorage, at ${connections}`, ratio(library, of('floor-als')!)),
     row(`nestjs-idempotency to plain transaction, at ${connections}`, ratio(library, of('transaction')!)),
     row(`floor to plain transaction, at ${connections}`, ratio(of('floor')!, of('transaction')!)),
   );

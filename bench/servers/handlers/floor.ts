@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { Body, Controller, Headers, Inject, Post } from '@nestjs/common';
 import { DataSource } from 'typeorm';
@@ -35,3 +36,11 @@ class OperationsController {
 }
 
 export const app: VariantApp = { controllers: [OperationsController] };
+
+const storage = new AsyncLocalStorage<object>();
+
+/** The same in an application that keeps something for each request, as nestjs-cls and OpenTelemetry do. */
+export const withAsyncLocalStorage: VariantApp = {
+  ...app,
+  middleware: (_request, _response, next) => storage.run({}, next),
+};

@@ -5,6 +5,7 @@ const APPS: Record<string, () => Promise<VariantApp>> = {
   plain: async () => (await import('./plain.js')).app,
   transaction: async () => (await import('./transaction.js')).app,
   floor: async () => (await import('./floor.js')).app,
+  'floor-als': async () => (await import('./floor.js')).withAsyncLocalStorage,
   library: async () => (await import('./library.js')).app,
   select: async () => (await import('./select.js')).app,
   'node-idempotency-memory': async () => (await import('./node-idempotency.js')).onMemory(),
