@@ -65,8 +65,8 @@ export class ClaimService {
 
   private readonly recent = new RecentKeys(RECENT_KEYS);
 
-  /** Looks at keys that were taken, where there are more retries than connections. */
-  private readonly looks = new SharedQuestions<PeekResult | undefined>();
+  /** Looks at keys that were taken, which the retries of a storm share. Those that find no connection wait for one. */
+  private readonly looks = new SharedQuestions<PeekResult | undefined>(() => !this.connections.areInUse);
 
   constructor(
     private readonly store: KeyStore,
@@ -149,9 +149,7 @@ export class ClaimService {
       this.connections.run((client) =>
         sighting === 'recorded' ? this.store.lookUp(client, request) : this.store.peek(client, request),
       );
-    // A retry that would have to wait for a connection may as well wait for the look that others are waiting for.
-    const looking = this.connections.areInUse ? this.looks.ask(name, look) : look();
-    const found = await looking.catch(cannotClaim);
+    const found = await this.looks.ask(name, look).catch(cannotClaim);
     switch (found?.kind) {
       case 'completed':
         this.recent.set(name, 'recorded');

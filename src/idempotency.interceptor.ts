@@ -176,7 +176,7 @@ async function describeRequest(
 function replay(exchange: HttpExchange, response: ReplayableResponse): Observable<unknown> {
   failpoint('replay: sending');
   supersedeFailedRun(exchange)();
-  exchange.replay(response, exchange.baseline());
+  exchange.replay(response);
   failpoint('replay: sent');
   return of(valueLikeThatOf(response));
 }

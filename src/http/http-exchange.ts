@@ -107,12 +107,18 @@ export class HttpExchange {
     }
   }
 
-  /** Sends a recorded response to this request. What is written to the response afterwards goes nowhere. */
-  replay(recorded: { status: number; headers: HeaderLine[]; body: Buffer }, baseline: HeaderBaseline): void {
+  /**
+   * Sends a recorded response to this request. What is written to the response afterwards goes nowhere.
+   *
+   * @param baseline what to take the headers back to first, where a handler may have changed them
+   */
+  replay(recorded: { status: number; headers: HeaderLine[]; body: Buffer }, baseline?: HeaderBaseline): void {
     const { response } = this;
     const { headers, body } = acceptableTo(this.request.headers, recorded);
     withdrawProblem(response);
-    resetHeaders(response, baseline);
+    if (baseline !== undefined || this.frameworkResponse.raw !== undefined) {
+      resetHeaders(response, baseline ?? this.baseline()); // from here what Fastify's reply had before goes out, too
+    }
     applyHeaders(response, headers);
     response.setHeader(REPLAYED_HEADER, 'true');
     response.statusCode = recorded.status;

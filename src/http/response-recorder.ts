@@ -258,39 +258,67 @@ export class ResponseRecorder {
   }
 }
 
+/** What an answered response tells those who still write to it. */
+interface Ignorance {
+  readonly statusCode: number;
+  ended: boolean;
+}
+
+const IGNORANCE = Symbol('writes are ignored');
+type IgnorantResponse = ServerResponse & { [IGNORANCE]: Ignorance };
+
+function endIgnored(this: IgnorantResponse, ...args: unknown[]): ServerResponse {
+  this[IGNORANCE].ended = true;
+  callBack(args);
+  return this;
+}
+
+function writeIgnored(...args: unknown[]): boolean {
+  callBack(args);
+  return true;
+}
+
+function ignored(this: ServerResponse): ServerResponse {
+  return this;
+}
+
+const tellsEnd: PropertyDescriptor & ThisType<IgnorantResponse> = {
+  get() {
+    return this[IGNORANCE].ended;
+  },
+  set() {},
+  configurable: true,
+};
+const tellsStatus: PropertyDescriptor & ThisType<IgnorantResponse> = {
+  get() {
+    return this[IGNORANCE].statusCode;
+  },
+  set() {},
+  configurable: true,
+};
+
 /**
  * Lets everything written to an answered response go nowhere, without a complaint: what outer interceptors and the
  * framework still do with it, once a replay was sent in their place.
  */
 export function ignoreWrites(response: ServerResponse): void {
   const { statusCode } = response;
-  let ended = false;
-  const nothing = (): ServerResponse => response;
-  const end = (...args: unknown[]): ServerResponse => {
-    ended = true;
-    callBack(args);
-    return response;
-  };
-  replaceMethods(response, {
-    setHeader: nothing,
-    setHeaders: nothing,
-    appendHeader: nothing,
-    removeHeader: nothing,
-    writeHead: nothing,
-    flushHeaders: nothing,
-    write: (...args: unknown[]) => {
-      callBack(args);
-      return true;
-    },
-    end,
-    // Express': the body that they would make, and its ETag, is for nobody.
-    ...('json' in response && { json: end, send: end }),
+  unshareShape(response);
+  Object.assign(response, {
+    [IGNORANCE]: { statusCode, ended: false } satisfies Ignorance,
+    setHeader: ignored,
+    setHeaders: ignored,
+    appendHeader: ignored,
+    removeHeader: ignored,
+    writeHead: ignored,
+    flushHeaders: ignored,
+    write: writeIgnored,
+    end: endIgnored,
   });
-  replaceState(response, {
-    statusCode: () => statusCode,
-    headersSent: () => ended,
-    writableEnded: () => ended,
-  });
+  if ('json' in response) {
+    Object.assign(response, { json: endIgnored, send: endIgnored }); // Express': a body and an ETag that nobody gets
+  }
+  Object.defineProperties(response, { statusCode: tellsStatus, headersSent: tellsEnd, writableEnded: tellsEnd });
 }
 
 const shields = new WeakMap<Socket, Socket>();
@@ -352,7 +380,7 @@ function callBack(args: unknown[], error?: Error): void {
   }
 }
 
-type Methods = Partial<Record<keyof ServerResponse | 'json' | 'send', unknown>>;
+type Methods = Partial<Record<keyof ServerResponse, unknown>>;
 
 /**
  * Has V8 keep the properties of this one object in a dictionary, which taking any of them away does. On an object that
