@@ -167,7 +167,7 @@ export class ClaimService {
    * Where all connections are in use, that the request runs here is answer enough.
    */
   private async outcomeBeside({ look }: Running, request: IdempotentRequest): Promise<Outcome | undefined> {
-    const looking = look.ask();
+    const looking = look.ask(() => this.peek(request));
     let found = await within(IN_FLIGHT_LOOK_MS, looking);
     if (found === undefined) {
       if (this.connections.areInUse) {
@@ -189,7 +189,7 @@ export class ClaimService {
     const outcome =
       request.options.mode === 'transaction'
         ? await this.attemptTransaction(name, request)
-        : await this.leases.claim(request, () => this.started(name, request));
+        : await this.leases.claim(request, () => this.started(name));
     if (outcome.kind === 'completed') {
       this.recent.set(name, 'recorded');
     } else if (outcome.kind === 'in flight' && request.options.mode === 'transaction') {
@@ -214,7 +214,7 @@ export class ClaimService {
       case 'claimed': {
         const { ttlMs } = options;
         const claimed = { scope, key, fingerprint, fingerprintVersion, method, path, claimId, ttlMs };
-        return { kind: 'claimed', claim: this.claimBy(connection, isolation, claimed, this.started(name, request)) };
+        return { kind: 'claimed', claim: this.claimBy(connection, isolation, claimed, this.started(name)) };
       }
       case 'completed':
       case 'unfinished':
@@ -259,9 +259,9 @@ export class ClaimService {
   }
 
   /** Has duplicates in this process wait for the end of the request. */
-  private started(name: string, request: IdempotentRequest): ClaimEnd {
+  private started(name: string): ClaimEnd {
     const end = deferred();
-    const running = { end: end.promise, look: new SharedQuestion(() => this.peek(request)) };
+    const running = { end: end.promise, look: new SharedQuestion<PeekResult>() };
     this.running.set(name, running);
     this.unsettled.add(end.promise);
     return {

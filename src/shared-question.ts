@@ -1,40 +1,47 @@
-import { setImmediate as endOfTurn } from 'node:timers/promises';
+import { deferred } from './deferred.js';
+
+type Question<T> = () => Promise<T>;
 
 /**
  * A question that many ask at the same time, answered for all of them at once, and never by an answer older than the
- * asking. Who asks while an answer is under way shares the next question with all that come until that is put: at the
- * end of this turn of the event loop, or once the answer is there.
+ * asking. Who asks while an answer is under way shares the next question with all that come until that is put: once the
+ * answer is there, or at the end of this turn of the event loop already where two may be under way.
  */
 export class SharedQuestion<T> {
   private latest: Promise<T> | undefined;
-  private next: Promise<T> | undefined;
+  private next: { readonly answer: Promise<T>; readonly put: () => void } | undefined;
 
   /**
    * @param mayOverlap whether it may be put again before the last answer is there
    * @param onIdle called when nobody waits for an answer any more
    */
   constructor(
-    private readonly question: () => Promise<T>,
     private readonly mayOverlap: () => boolean = () => false,
     private readonly onIdle: () => void = () => undefined,
   ) {}
 
-  ask(): Promise<T> {
+  /** @param question put unless that of another one is, who has asked since the last was put */
+  ask(question: Question<T>): Promise<T> {
     if (this.latest === undefined) {
-      return this.start();
+      return this.put(question);
     }
-    this.next ??= this.startNext(this.mayOverlap() ? endOfTurn() : this.latest);
-    return this.next;
+    this.next ??= this.prepareNext(question, this.latest);
+    if (this.mayOverlap()) {
+      setImmediate(this.next.put);
+    }
+    return this.next.answer;
   }
 
-  private async startNext(after: Promise<unknown>): Promise<T> {
-    await after.catch(() => undefined); // that answer is not for those who wait here
-    return this.start();
+  private prepareNext(question: Question<T>, latest: Promise<T>): NonNullable<typeof this.next> {
+    const turn = deferred();
+    const put = (): void => turn.resolve();
+    latest.then(put, put); // its error is not for those who wait here
+    return { answer: turn.promise.then(() => this.put(question)), put };
   }
 
-  private start(): Promise<T> {
-    const answer = this.question();
+  private put(question: Question<T>): Promise<T> {
     this.next = undefined;
+    const answer = question();
     this.latest = answer;
     const isOver = (): void => {
       if (this.latest === answer && this.next === undefined) {
@@ -53,13 +60,12 @@ export class SharedQuestions<T> {
 
   constructor(private readonly mayOverlap: () => boolean) {}
 
-  /** @param question asked if nobody else is asking under this name */
-  ask(name: string, question: () => Promise<T>): Promise<T> {
+  ask(name: string, question: Question<T>): Promise<T> {
     let shared = this.open.get(name);
     if (shared === undefined) {
-      shared = new SharedQuestion(question, this.mayOverlap, () => this.open.delete(name));
+      shared = new SharedQuestion(this.mayOverlap, () => this.open.delete(name));
       this.open.set(name, shared);
     }
-    return shared.ask();
+    return shared.ask(question);
   }
 }

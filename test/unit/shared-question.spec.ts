@@ -6,6 +6,7 @@ import { SharedQuestion, SharedQuestions } from '../../src/shared-question.js';
 describe('a shared question', () => {
   let answers: Deferred<string>[];
   let idle: number;
+  let mayOverlap: boolean;
 
   const question = (): Promise<string> => {
     const answer = deferred<string>();
@@ -16,6 +17,7 @@ describe('a shared question', () => {
   beforeEach(() => {
     answers = [];
     idle = 0;
+    mayOverlap = true;
   });
 
   describe('that may be put again before the last answer is there', () => {
@@ -23,15 +25,14 @@ describe('a shared question', () => {
 
     beforeEach(() => {
       shared = new SharedQuestion(
-        question,
-        () => true,
+        () => mayOverlap,
         () => idle++,
       );
     });
 
     it('is put at once, and for all that come in one turn of the event loop at its end', async () => {
-      const first = shared.ask();
-      const others = [shared.ask(), shared.ask(), shared.ask()];
+      const first = shared.ask(question);
+      const others = [shared.ask(question), shared.ask(question), shared.ask(question)];
       expect(answers).toHaveLength(1);
       await endOfTurn();
       expect(answers).toHaveLength(2);
@@ -42,9 +43,9 @@ describe('a shared question', () => {
     });
 
     it('is put anew for those that come when it was put', async () => {
-      const asked = [shared.ask()];
+      const asked = [shared.ask(question)];
       for (let turn = 1; turn <= 3; turn++) {
-        asked.push(shared.ask());
+        asked.push(shared.ask(question));
         await endOfTurn();
         expect(answers).toHaveLength(turn + 1);
       }
@@ -54,7 +55,7 @@ describe('a shared question', () => {
 
     it('is put at once where nobody waits', async () => {
       for (const answer of ['first', 'second']) {
-        const asked = shared.ask();
+        const asked = shared.ask(question);
         answers.at(-1)!.resolve(answer);
         expect(await asked).toBe(answer);
       }
@@ -62,8 +63,8 @@ describe('a shared question', () => {
     });
 
     it('is put again for those whose predecessors got an error', async () => {
-      const first = shared.ask();
-      const second = shared.ask();
+      const first = shared.ask(question);
+      const second = shared.ask(question);
       answers[0]!.reject(new Error('no connection'));
       await expect(first).rejects.toThrow('no connection');
       await endOfTurn();
@@ -73,12 +74,33 @@ describe('a shared question', () => {
     });
   });
 
-  it('that may not overlap is put once its answer is there, for all that have come meanwhile', async () => {
-    const shared = new SharedQuestion(question);
-    const first = shared.ask();
-    const others = [shared.ask()];
+  it('does not wait any longer for an answer once it may be put again', async () => {
+    const shared = new SharedQuestion<string>(() => mayOverlap);
+    void shared.ask(question);
+    mayOverlap = false;
+    const asked = [shared.ask(question)];
     await endOfTurn();
-    others.push(shared.ask());
+    expect(answers).toHaveLength(1);
+    mayOverlap = true;
+    asked.push(shared.ask(question));
+    await endOfTurn();
+    expect(answers).toHaveLength(2);
+    answers[1]!.resolve('second');
+    expect(await Promise.all(asked)).toEqual(['second', 'second']);
+  });
+
+  it('is the one of those who wait for its answer', async () => {
+    const shared = new SharedQuestion<string>();
+    const of = (answer: string) => shared.ask(() => Promise.resolve(answer));
+    expect(await Promise.all([of('a'), of('b'), of('c')])).toEqual(['a', 'b', 'b']);
+  });
+
+  it('that may not overlap is put once its answer is there, for all that have come meanwhile', async () => {
+    const shared = new SharedQuestion<string>();
+    const first = shared.ask(question);
+    const others = [shared.ask(question)];
+    await endOfTurn();
+    others.push(shared.ask(question));
     expect(answers).toHaveLength(1);
     answers[0]!.resolve('first');
     expect(await first).toBe('first');
