@@ -1,3 +1,4 @@
+import { cpus } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Bench, Server } from '../bench.js';
 import type { Database } from '../database.js';
@@ -12,12 +13,27 @@ const EXPIRED_BODY_BYTES = 64;
 const FOREGROUND = 200;
 /** "Never one long transaction" in a figure: no vacuum and no replica minds a second. */
 const LONGEST_TRANSACTION_MS = 1000;
+/** PostgreSQL's block size, unless it was compiled for another. */
+const PAGE_BYTES = 8192;
 
 interface Purge {
   perSecond: number;
   p99Before: number;
   p99During: number;
   longestMs: number;
+  /** Part of the time that the processors had work; all of them together. */
+  busyBefore: number;
+  busyDuring: number;
+  /** What PostgreSQL did meanwhile, for the requests, too. */
+  did: ServerWork;
+}
+
+interface ServerWork {
+  walBytes: number;
+  /** Whole pages in the WAL: each page at its first change after a checkpoint. */
+  pageImages: number;
+  checkpoints: number;
+  vacuums: number;
 }
 
 /** 5. Deleting what has expired, while requests go on. */
@@ -58,6 +74,30 @@ function rowsOf(count: number, results: Purge[]): Row[] {
       of('×', ({ p99Before, p99During }) => p99During / p99Before),
       1.25,
     ),
+    row(
+      `${what}: processors busy before`,
+      of('%', ({ busyBefore }) => busyBefore * 100),
+    ),
+    row(
+      `${what}: processors busy during`,
+      of('%', ({ busyDuring }) => busyDuring * 100),
+    ),
+    row(
+      `${what}: WAL for each`,
+      of('bytes', ({ did }) => did.walBytes / count),
+    ),
+    row(
+      `${what}: of that in whole pages, at most`,
+      of('bytes', ({ did }) => (did.pageImages * PAGE_BYTES) / count),
+    ),
+    row(
+      `${what}: checkpoints meanwhile`,
+      of('', ({ did }) => did.checkpoints),
+    ),
+    row(
+      `${what}: vacuums meanwhile`,
+      of('', ({ did }) => did.vacuums),
+    ),
     atMost(
       `${what}: longest purge transaction seen`,
       of('ms', ({ longestMs }) => longestMs),
@@ -71,8 +111,12 @@ async function purgeOf(bench: Bench, count: number): Promise<Purge> {
   await database.fill(count, { bodyBytes: EXPIRED_BODY_BYTES, expired: true });
   const server = await bench.server('library', { database });
   await bench.warmUp([server]);
+  const endOfBefore = busyProcessors();
   const before = await foreground(server, delay(bench.pick(3000, 15_000)));
+  const busyBefore = endOfBefore();
 
+  const workBefore = await workOf(database);
+  const endOfPurge = busyProcessors();
   const began = performance.now();
   let seconds = 0;
   const purging = server.ask({ do: 'purge' }).then((deleted) => {
@@ -84,6 +128,8 @@ async function purgeOf(bench: Bench, count: number): Promise<Purge> {
     longestTransaction(database, purging),
     purging,
   ]);
+  const busyDuring = endOfPurge();
+  const did = difference(workBefore, await workOf(database));
   if (deleted !== count) {
     throw new Error(`purge() deleted ${deleted} of ${count} expired keys`);
   }
@@ -94,6 +140,45 @@ async function purgeOf(bench: Bench, count: number): Promise<Purge> {
     p99Before: quantile(before, 0.99),
     p99During: quantile(during, 0.99),
     longestMs,
+    busyBefore,
+    busyDuring,
+    did,
+  };
+}
+
+/** Begins to count; what it gives tells how busy they were since. */
+function busyProcessors(): () => number {
+  const before = processorTimes();
+  return () => {
+    const after = processorTimes();
+    return (after.busy - before.busy) / (after.all - before.all);
+  };
+}
+
+function processorTimes(): { busy: number; all: number } {
+  const times = cpus().map(({ times: { user, nice, sys, irq, idle } }) => ({ busy: user + nice + sys + irq, idle }));
+  const busy = times.reduce((sum, time) => sum + time.busy, 0);
+  return { busy, all: busy + times.reduce((sum, time) => sum + time.idle, 0) };
+}
+
+async function workOf(database: Database): Promise<ServerWork> {
+  await database.query('select pg_stat_force_next_flush()');
+  return {
+    walBytes: await database.number('select wal_bytes from pg_stat_wal'),
+    pageImages: await database.number('select wal_fpi from pg_stat_wal'),
+    checkpoints: await database.number('select num_done from pg_stat_checkpointer'),
+    vacuums: await database.number(
+      `select autovacuum_count from pg_stat_user_tables where relname = 'idempotency_keys'`,
+    ),
+  };
+}
+
+function difference(before: ServerWork, after: ServerWork): ServerWork {
+  return {
+    walBytes: after.walBytes - before.walBytes,
+    pageImages: after.pageImages - before.pageImages,
+    checkpoints: after.checkpoints - before.checkpoints,
+    vacuums: after.vacuums - before.vacuums,
   };
 }
 
