@@ -22,6 +22,7 @@ import { cpu } from './scenarios/cpu.js';
 import { growth } from './scenarios/growth.js';
 import { latency } from './scenarios/latency.js';
 import { purge } from './scenarios/purge.js';
+import { replayCpu } from './scenarios/replay-cpu.js';
 import { roundTrips } from './scenarios/round-trips.js';
 import { storm } from './scenarios/storm.js';
 import { throughput } from './scenarios/throughput.js';
@@ -37,6 +38,7 @@ const SCENARIOS: Record<number, (bench: Bench) => Promise<ScenarioResult>> = {
   6: storm,
   7: cpu,
   8: unused,
+  9: replayCpu,
 };
 
 /**

@@ -1,4 +1,5 @@
 import type { Bench, Server } from '../bench.js';
+import { type KeySource, uniqueKeys } from '../load.js';
 import { jsonBody } from '../payload.js';
 import { atMost, row, type Row, type ScenarioResult } from '../result.js';
 import type { ProfileShares } from '../servers/protocol.js';
@@ -56,9 +57,14 @@ export async function cpu(bench: Bench): Promise<ScenarioResult> {
 }
 
 /** Microseconds for each request. */
-async function profile(server: Server, body: string, requests: number): Promise<ProfileShares> {
+export async function profile(
+  server: Server,
+  body: string,
+  requests: number,
+  keys: KeySource = uniqueKeys,
+): Promise<ProfileShares> {
   await server.ask({ do: 'start profile', intervalUs: SAMPLING_INTERVAL_US });
-  await server.load({ connections: 1, requests, body });
+  await server.load({ connections: 1, requests, body, keys });
   const { byOwner, byFunction } = (await server.ask({ do: 'stop profile' })) as ProfileShares;
   const each = (sums: Record<string, number>) =>
     Object.fromEntries(Object.entries(sums).map(([name, micros]) => [name, Number((micros / requests).toFixed(2))]));
@@ -66,7 +72,7 @@ async function profile(server: Server, body: string, requests: number): Promise<
 }
 
 /** The largest of them, by the median of all rounds. */
-function breakdown(rounds: Record<string, number>[], most: number): string {
+export function breakdown(rounds: Record<string, number>[], most: number): string {
   const names = [...new Set(rounds.flatMap((sums) => Object.keys(sums)))].filter((name) => name !== 'idle');
   return names
     .map((name) => ({ name, micros: median(rounds.map((sums) => sums[name] ?? 0)) }))

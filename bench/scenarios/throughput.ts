@@ -94,11 +94,17 @@ function compare(results: Map<Server, Measured[]>, connections: number): Row[] {
   );
   const redis = of('node-idempotency-redis');
   if (redis !== undefined) {
-    rows.push(atLeast(`nestjs-idempotency to the one on Redis, at ${connections}`, ratio(library, redis), 1));
+    rows.push(
+      atLeast(`nestjs-idempotency to the one on Redis, at ${connections}`, ratio(library, redis), 1),
+      row(`floor to the one on Redis, at ${connections}`, ratio(of('floor')!, redis)),
+    );
   }
   const postgres = of('backendkit-postgres');
   if (postgres !== undefined) {
-    rows.push(atLeast(`nestjs-idempotency to the one on PostgreSQL, at ${connections}`, ratio(library, postgres), 2));
+    rows.push(
+      atLeast(`nestjs-idempotency to the one on PostgreSQL, at ${connections}`, ratio(library, postgres), 2),
+      row(`floor to the one on PostgreSQL, at ${connections}`, ratio(of('floor')!, postgres)),
+    );
   }
   return rows;
 }
