@@ -75,7 +75,7 @@ export class Bench {
   /** By number of requests, not by time: the same code is then compiled in each process when the figures are taken. */
   async warmUp(servers: readonly Server[], path?: string): Promise<void> {
     for (const server of servers) {
-      await server.load({ connections: 16, requests: this.pick(1000, 5000) }, path);
+      await server.load({ connections: 16, requests: this.pick(400, 5000) }, path);
     }
   }
 

@@ -17,9 +17,9 @@ export async function cpu(bench: Bench): Promise<ScenarioResult> {
   const servers = await bench.servers(['library', 'floor']);
   await bench.warmUp(servers);
   const sizes = [
-    { name: '1 KB', bytes: 1024, requests: bench.pick(800, 5000) },
-    { name: '64 KiB', bytes: 64 * 1024, requests: bench.pick(80, 500) },
-    { name: '1 MiB', bytes: 1024 * 1024, requests: bench.pick(10, 60) },
+    { name: '1 KB', bytes: 1024, requests: bench.pick(300, 5000) },
+    { name: '64 KiB', bytes: 64 * 1024, requests: bench.pick(30, 500) },
+    { name: '1 MiB', bytes: 1024 * 1024, requests: bench.pick(5, 60) },
   ];
   const rows: Row[] = [];
   const own: number[][] = [];

@@ -9,7 +9,7 @@ const STORED_BODY_BYTES = 64;
 /** 4. What many stored keys cost, and what one more does. */
 export async function growth(bench: Bench): Promise<ScenarioResult> {
   const costs = await costsOfOne(bench);
-  const { rows, series } = await withStored(bench, bench.pick([10_000, 200_000], [10_000, 1_000_000, 10_000_000]));
+  const { rows, series } = await withStored(bench, bench.pick([10_000, 100_000], [10_000, 1_000_000, 10_000_000]));
   return { title: '4. Growth', rows: [...rows, ...costs], series };
 }
 
@@ -21,7 +21,7 @@ async function withStored(bench: Bench, counts: number[]): Promise<{ rows: Row[]
     servers.push({ server: await bench.server('library', { database }), count });
   }
 
-  const seconds = bench.pick(0.6, 5);
+  const seconds = bench.pick(0.4, 5);
   await bench.warmUp(servers.map(({ server }) => server));
   const rows: Row[] = [];
   const series: Record<string, unknown> = {};
@@ -46,7 +46,7 @@ interface Cost {
 /** Each round in a database of its own, so that all begin with the same empty tables. */
 async function costsOfOne(bench: Bench): Promise<Row[]> {
   const ids: VariantId[] = ['transaction', 'floor', 'library'];
-  const requests = bench.pick(1000, 10_000);
+  const requests = bench.pick(500, 10_000);
   // They hardly vary: what is counted is bytes, not time.
   const rounds = bench.pick(1, bench.options.rounds);
   const results = await bench.interleave(ids, (id) => costOf(bench, id, requests), rounds);

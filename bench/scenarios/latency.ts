@@ -9,7 +9,7 @@ const DELAY_MS = 1;
 export async function latency(bench: Bench): Promise<ScenarioResult> {
   const proxy = await bench.proxy(DELAY_MS);
   const servers = await bench.servers(['transaction', 'floor', 'library', 'select'], proxy);
-  const seconds = bench.pick(0.5, 4);
+  const seconds = bench.pick(0.4, 4);
   await bench.warmUp(servers);
 
   const rows: Row[] = [];

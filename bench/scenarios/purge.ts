@@ -39,7 +39,7 @@ interface ServerWork {
 /** 5. Deleting what has expired, while requests go on. */
 export async function purge(bench: Bench): Promise<ScenarioResult> {
   const rows: Row[] = [];
-  const counts = bench.pick([200_000], [1_000_000, 10_000_000]);
+  const counts = bench.pick([100_000], [1_000_000, 10_000_000]);
   for (const count of counts) {
     const results: Purge[] = [];
     // Ten million take minutes to load: they are purged once.
@@ -112,7 +112,7 @@ async function purgeOf(bench: Bench, count: number): Promise<Purge> {
   const server = await bench.server('library', { database });
   await bench.warmUp([server]);
   const endOfBefore = busyProcessors();
-  const before = await foreground(server, delay(bench.pick(3000, 15_000)));
+  const before = await foreground(server, delay(bench.pick(2000, 15_000)));
   const busyBefore = endOfBefore();
 
   const workBefore = await workOf(database);

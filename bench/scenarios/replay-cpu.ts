@@ -10,7 +10,7 @@ const REPLAYED_KEYS = 200;
 /** 9. Where the time of a replay goes, beside a handler that does one SELECT. */
 export async function replayCpu(bench: Bench): Promise<ScenarioResult> {
   const servers = await bench.servers(['library', 'select']);
-  const requests = bench.pick(800, 5000);
+  const requests = bench.pick(300, 5000);
   const keys = new Map(servers.map((server) => [server, cycledKeys(REPLAYED_KEYS)]));
   for (const server of servers) {
     await server.load({ connections: 16, requests, keys: keys.get(server)! });

@@ -13,7 +13,7 @@ const HELD_MS = 30 * 60_000;
 
 /** 6. Ten thousand duplicates of one request at once. */
 export async function storm(bench: Bench): Promise<ScenarioResult> {
-  const requests = bench.pick(2000, 10_000);
+  const requests = bench.pick(1000, 10_000);
   const select = await bench.server('select');
   const library = await bench.server('library');
   const other = await bench.server('library', { database: library.database });

@@ -8,7 +8,7 @@ const CONNECTIONS = [1, 16, 64];
 /** The alternatives are measured at one number of connections only, to keep the time within bounds. */
 const ALTERNATIVES_AT = 16;
 /** How many keys the replays go through: each is replayed now and then, as retries are, not one over and over. */
-const REPLAYED_KEYS = 2000;
+const REPLAYED_KEYS = { quick: 300, thorough: 2000 };
 /** These have no replays. */
 const WITHOUT_REPLAYS: VariantId[] = ['plain', 'transaction', 'floor', 'floor-als'];
 
@@ -75,9 +75,10 @@ async function measure(server: Server, options: Parameters<Server['load']>[0]): 
 }
 
 async function measureReplays(bench: Bench, servers: Server[], seconds: number): Promise<Map<Server, Measured[]>> {
-  const keys = new Map(servers.map((server) => [server, cycledKeys(REPLAYED_KEYS)]));
+  const count = bench.pick(REPLAYED_KEYS.quick, REPLAYED_KEYS.thorough);
+  const keys = new Map(servers.map((server) => [server, cycledKeys(count)]));
   for (const server of servers) {
-    await server.load({ connections: 16, requests: REPLAYED_KEYS, keys: keys.get(server)! });
+    await server.load({ connections: 16, requests: count, keys: keys.get(server)! });
   }
   return bench.interleave(servers, (server) => measure(server, { connections: 16, seconds, keys: keys.get(server)! }));
 }

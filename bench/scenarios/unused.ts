@@ -8,7 +8,7 @@ const NOISE = 0.02;
 /** 8. What the module costs a route that does not use it. */
 export async function unused(bench: Bench): Promise<ScenarioResult> {
   const [plain, transaction, withModule] = await bench.servers(['plain', 'transaction', 'library']);
-  const seconds = bench.pick(0.5, 5);
+  const seconds = bench.pick(0.4, 5);
   const load = (server = withModule!, path?: string) => server.load({ connections: 16, seconds }, path);
   const routes = [
     { name: 'plain handler, without the module', run: () => load(plain) },
