@@ -1,7 +1,8 @@
 import type { PoolClient } from 'pg';
 import type { IsolationLevel } from '../idempotency.options.js';
 import { lockNumber } from './lock-number.js';
-import type { BoundStatement, Statement, StatementResult } from './statement-batch.js';
+import { type Queryable, rowsOf } from './queryable.js';
+import { type BoundStatement, failedStatement, type Statement, type StatementResult } from './statement-batch.js';
 import { StatementRunner } from './statement-runner.js';
 import { SQLSTATE, postgresErrorOf } from './sqlstate.js';
 import {
@@ -59,16 +60,11 @@ export interface NewRecord {
   response: RecordableResponse;
 }
 
-/** Anything that runs SQL text: a TypeORM DataSource, EntityManager or QueryRunner. */
-export interface Queryable {
-  query(sql: string, parameters?: unknown[]): Promise<unknown>;
-}
-
 export interface PurgedBatch {
   deleted: number;
   /** Whether another purge is at work. */
   locked: boolean;
-  /** The latest expiry of those deleted, to the microsecond, as PostgreSQL reads it in any DateStyle; or null. */
+  /** The latest expiry of those that were due, to the microsecond, as PostgreSQL reads it in any DateStyle; or null. */
   reached: string | null;
 }
 
@@ -172,7 +168,8 @@ export class KeyStore {
   }
 
   async find(db: Queryable, { scope, key }: KeyIdentity): Promise<StoredKey | undefined> {
-    const rows = (await db.query(
+    const rows = await rowsOf<OperatorRow>(
+      db,
       `select k.scope, k.key, k.method, k.path, k.attempt, k.response_status as status, k.response_bytes as bytes,
               k.response_body is not null as body_kept, ${UNFINISHED_STATE} as state,
               ${epochMs('k.created_at')} as created_at_ms, ${epochMs('k.expires_at')} as expires_at_ms,
@@ -181,17 +178,18 @@ export class KeyStore {
        from ${this.table} k
        where k.scope = $1::text and k.key = $2::text and k.expires_at > clock_timestamp()`,
       [scope, key],
-    )) as OperatorRow[];
+    );
     return rows[0] === undefined ? undefined : storedKeyOf(rows[0]);
   }
 
   /** Deletes the key's record, expired or not, and tells whether there was one. */
   async forget(db: Queryable, { scope, key }: KeyIdentity): Promise<boolean> {
-    const rows = (await db.query(
+    const rows = await rowsOf<{ count: number }>(
+      db,
       `with forgotten as (delete from ${this.table} where scope = $1::text and key = $2::text returning 1)
        select count(*)::int4 as count from forgotten`,
       [scope, key],
-    )) as { count: number }[];
+    );
     return rows[0]!.count > 0;
   }
 
@@ -199,43 +197,49 @@ export class KeyStore {
    * Deletes up to `batchSize` expired rows, oldest first, in one statement of its own. A second purger would only
    * wait for the first one's rows: it finds the lock taken and answers `locked`.
    *
+   * A row's place names it only within one table: the rows of other partitions, or of children, that have the same must
+   * be due as well, so that a batch of them can be a little larger.
+   *
    * @param after what the batch before it answered: otherwise each would read again the index entries of all that were
    * deleted before it, which stay until a vacuum
    */
   async purgeBatch(db: Queryable, batchSize: number, after?: PurgedBatch): Promise<PurgedBatch> {
-    const rows = (await db.query(
+    const rows = await rowsOf<PurgedBatch>(
+      db,
       // materialized: the lock is tried once and before anything is read, whatever the planner thinks of it
       `with turn as materialized (select pg_try_advisory_xact_lock($1::int8) as mine),
+            due as materialized (
+              select ctid as place, expires_at from ${this.table}
+              where expires_at <= clock_timestamp() and (select mine from turn)
+                and expires_at >= coalesce($3::timestamptz, '-infinity')
+              order by expires_at
+              limit $2::int4
+              for update skip locked),
             purged as (
               delete from ${this.table}
-              where ctid = any (array(
-                select ctid from ${this.table}
-                where expires_at <= clock_timestamp() and (select mine from turn)
-                  and expires_at >= coalesce($3::timestamptz, '-infinity')
-                order by expires_at
-                limit $2::int4
-                for update skip locked))
-              returning expires_at)
-       select not (select mine from turn) as locked, count(*)::int4 as deleted,
-              to_char(max(expires_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.USZ') as reached
-       from purged`,
+              where ctid = any (array(select place from due)) and expires_at <= clock_timestamp()
+              returning 1)
+       select not (select mine from turn) as locked, (select count(*)::int4 from purged) as deleted,
+              (select to_char(max(expires_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.USZ') from due) as reached`,
       [lockNumber([this.schema ?? '', 'purge']), batchSize, after?.reached],
-    )) as PurgedBatch[];
+    );
     return rows[0]!;
   }
 
   async countExpired(db: Queryable): Promise<number> {
-    const rows = (await db.query(
+    const rows = await rowsOf<{ count: string }>(
+      db,
       `select count(*)::int8 as count from ${this.table} where expires_at <= clock_timestamp()`,
-    )) as { count: string }[];
+    );
     return Number(rows[0]!.count);
   }
 
   async tablesExist(db: Queryable): Promise<boolean> {
-    const rows = (await db.query(
+    const rows = await rowsOf<{ found: boolean }>(
+      db,
       'select to_regclass($1::text) is not null and to_regclass($2::text) is not null as found',
       [this.table, this.steps],
-    )) as { found: boolean }[];
+    );
     return rows[0]!.found;
   }
 
@@ -250,10 +254,7 @@ export class KeyStore {
 
   private explain(error: unknown): unknown {
     const cause = postgresErrorOf(error);
-    if (cause?.table === KEYS_TABLE) {
-      delete cause.detail; // the whole row, with the key and the response: not for the log
-    }
-    if (cause?.code === SQLSTATE.notNullViolation && cause.table === KEYS_TABLE) {
+    if (cause?.code === SQLSTATE.notNullViolation && failedStatement(error) === this.statements.insert) {
       switch (cause.column) {
         case 'created_at':
           return new KeyAlreadyRecordedError('another request recorded this key first', { cause });

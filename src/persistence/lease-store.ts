@@ -1,7 +1,8 @@
 import type { PoolClient } from 'pg';
 import type { IsolationLevel } from '../idempotency.options.js';
-import type { NewRecord, Queryable } from './key-store.js';
+import type { NewRecord } from './key-store.js';
 import { lockNumber } from './lock-number.js';
+import { type Queryable, rowsOf } from './queryable.js';
 import {
   BEGIN,
   CHECK_CONSTRAINTS,
@@ -16,7 +17,7 @@ import {
   timeLimits,
 } from './shared-statements.js';
 import { postgresErrorOf, SQLSTATE } from './sqlstate.js';
-import type { BoundStatement, Statement, StatementResult } from './statement-batch.js';
+import { type BoundStatement, failedStatement, type Statement, type StatementResult } from './statement-batch.js';
 import { StatementRunner } from './statement-runner.js';
 import type { KeyIdentity } from './stored-key.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from './table-name.js';
@@ -200,7 +201,8 @@ export class LeaseStore {
     response: { status: number; headers: StoredHeader[]; body: Buffer },
     ttlMs: number,
   ): Promise<boolean> {
-    const rows = (await db.query(
+    const rows = await rowsOf<{ count: number }>(
+      db,
       `with resolved as (
          update ${this.keys}
          set claim_id = $3::uuid, lease_expires_at = null, response_status = $4::int2, response_headers = $5::jsonb,
@@ -211,13 +213,14 @@ export class LeaseStore {
        gone as (delete from ${this.steps} s using resolved r where s.execution_id = r.execution_id)
        select count(*)::int4 as count from resolved`,
       [scope, key, claimId, response.status, JSON.stringify(response.headers), response.body, ttlMs],
-    )) as { count: number }[];
+    );
     return rows[0]!.count === 1;
   }
 
   /** An operator's leave to go on; false when there is no such key, or somebody holds it. */
   async releaseAbandoned(db: Queryable, { scope, key, claimId }: Holder, ttlMs: number): Promise<boolean> {
-    const rows = (await db.query(
+    const rows = await rowsOf<{ count: number }>(
+      db,
       `with released as (
          update ${this.keys}
          set claim_id = $3::uuid, lease_expires_at = null,
@@ -226,39 +229,37 @@ export class LeaseStore {
          returning 1)
        select count(*)::int4 as count from released`,
       [scope, key, claimId, ttlMs],
-    )) as { count: number }[];
+    );
     return rows[0]!.count === 1;
   }
 
-  /** Deletes up to `batchSize` steps whose operation is over or was forgotten, and tells how many. */
+  /**
+   * Deletes `batchSize` steps whose operation is over or was forgotten, and tells how many. As with keys, those of other
+   * partitions that have the same places go with them, if they are due.
+   */
   async purgeSteps(db: Queryable, batchSize: number): Promise<number> {
-    const rows = (await db.query(
-      `with purged as (
-         delete from ${this.steps}
-         where ctid = any (array(
-           select s.ctid from ${this.steps} s
-           where not exists (
+    const isOver = `not exists (
              select 1 from ${this.keys} k
-             where k.scope = s.scope and k.key = s.key and k.execution_id = s.execution_id and k.response_status is null)
+             where k.scope = s.scope and k.key = s.key and k.execution_id = s.execution_id and k.response_status is null)`;
+    const rows = await rowsOf<{ deleted: number }>(
+      db,
+      `with purged as (
+         delete from ${this.steps} s
+         where s.ctid = any (array(
+           select s.ctid from ${this.steps} s
+           where ${isOver}
            limit $1::int4
            for update skip locked))
+           and ${isOver}
          returning 1)
        select count(*)::int4 as deleted from purged`,
       [batchSize],
-    )) as { deleted: number }[];
+    );
     return rows[0]!.deleted;
   }
 
-  private async run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
-    try {
-      return await this.runner.run(client, batch, this.prepared);
-    } catch (error) {
-      const cause = postgresErrorOf(error);
-      if (cause?.table === KEYS_TABLE || cause?.table === STEPS_TABLE) {
-        delete cause.detail; // the whole row, with the key and the response or outcome: not for the log
-      }
-      throw error;
-    }
+  private run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
+    return this.runner.run(client, batch, this.prepared);
   }
 
   private async fenced(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
@@ -266,7 +267,8 @@ export class LeaseStore {
       return await this.run(client, batch);
     } catch (error) {
       const cause = postgresErrorOf(error);
-      if (cause?.code === SQLSTATE.notNullViolation && cause.table === STEPS_TABLE && cause.column === 'execution_id') {
+      const isFence = cause?.code === SQLSTATE.notNullViolation && cause.column === 'execution_id';
+      if (isFence && failedStatement(error) === this.statements.step) {
         throw new FencedOffError('the lease is held by another attempt', { cause });
       }
       throw error;

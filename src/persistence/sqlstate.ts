@@ -12,9 +12,11 @@ export const SQLSTATE = {
 export interface PostgresError extends Error {
   code?: string;
   severity?: string;
-  table?: string;
-  detail?: string;
   column?: string;
+  /** May quote a whole row. */
+  detail?: string;
+  /** May quote the parameters of the statement (`log_parameter_max_length_on_error`). */
+  where?: string;
 }
 
 /** The driver's own error: TypeORM wraps it in a `QueryFailedError`. */
@@ -24,6 +26,14 @@ export function postgresErrorOf(error: unknown): PostgresError | undefined {
   }
   const { driverError } = error as { driverError?: unknown };
   return driverError instanceof Error ? driverError : error;
+}
+
+/** Takes the values out that PostgreSQL quotes: scopes, keys, responses and outcomes are not for a log. */
+export function hideValues(error: unknown): void {
+  for (const each of [error, postgresErrorOf(error)] as (PostgresError | undefined)[]) {
+    delete each?.detail;
+    delete each?.where;
+  }
 }
 
 export function sqlStateOf(error: unknown): string | undefined {

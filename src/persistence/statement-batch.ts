@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { type PoolClient, Query } from 'pg';
+import { hideValues } from './sqlstate.js';
 
 /** One statement of this library: `id` names it among the prepared statements of a connection. */
 export interface Statement {
@@ -160,12 +161,31 @@ class BatchQuery extends Query {
   }
 }
 
+const failedStatements = new WeakMap<Error, Statement>();
+
+/**
+ * Which statement of a batch the error is about. The table that an error names does not tell: of a partitioned table it
+ * is the partition.
+ */
+export function failedStatement(error: unknown): Statement | undefined {
+  return error instanceof Error ? failedStatements.get(error) : undefined;
+}
+
+function noteFailure(error: Error, failed: BoundStatement | undefined): void {
+  if (failed !== undefined) {
+    failedStatements.set(error, failed.statement);
+  }
+  if (failed?.values !== undefined) {
+    hideValues(error);
+  }
+}
+
 /**
  * Runs the statements in one round trip and answers with a result for each.
  *
  * @param prepare the statements to keep prepared on this connection; `undefined` sends them unnamed
- * @throws pg's `DatabaseError` of the first statement that failed, or the connection's error. In both cases the
- * client must be destroyed: what was prepared, and the state of the transaction, are no longer known.
+ * @throws pg's `DatabaseError` of the first statement that failed, which {@link failedStatement} tells, or the
+ * connection's error. In both cases the client must be destroyed: what was prepared, and the state of the transaction, are no longer known.
  */
 export function runBatch(
   client: PoolClient,
@@ -178,6 +198,7 @@ export function runBatch(
         if (error === null) {
           resolve(results);
         } else {
+          noteFailure(error, batch[results.length]);
           reject(error);
         }
       }),

@@ -49,6 +49,7 @@ async function hunt(mutant: Mutant, seed: string): Promise<Catch> {
     faults: mutant.faults ?? {},
     passages: 12,
     untilViolation: true,
+    partitioned: mutant.partitioned ?? false,
     mutant,
     log: () => undefined,
   });

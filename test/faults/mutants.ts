@@ -13,6 +13,8 @@ export interface Mutant {
   expected: readonly Rule[];
   /** What has to go wrong for the bug to show; without any, traffic alone shows it. */
   faults?: Faults;
+  /** Shows on partitioned tables only. */
+  partitioned?: boolean;
   changes: readonly Change[];
 }
 
@@ -43,6 +45,19 @@ const RECORDED_RESPONSE = 'src/http/recorded-response.ts';
 const HTTP_EXCHANGE = 'src/http/http-exchange.ts';
 
 const INSERT_ARBITER = 'created_at = case when k.expires_at <= clock_timestamp() then excluded.created_at end,';
+
+/** Repeated where the rows are deleted. */
+const PURGE_CONDITION = ' and expires_at <= clock_timestamp()\n              returning';
+
+const LOCK_NOT_REAL: readonly Change[] = [
+  {
+    file: KEY_STORE,
+    from: 'text: `select pg_try_advisory_xact_lock($1::int8),',
+    to: 'text: `select $1::int8 is not null,',
+  },
+  // In one process the map of running keys would hide it.
+  { file: CLAIM_SERVICE, from: 'this.running.set(name, running);', to: '' },
+];
 
 export const MUTANTS: readonly Mutant[] = [
   {
@@ -92,16 +107,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "lock not real, and the INSERT's result ignored",
     expected: ['effect doubled', 'record replaced'],
-    changes: [
-      {
-        file: KEY_STORE,
-        from: 'text: `select pg_try_advisory_xact_lock($1::int8),',
-        to: 'text: `select $1::int8 is not null,',
-      },
-      { file: KEY_STORE, from: INSERT_ARBITER, to: 'created_at = excluded.created_at,' },
-      // In one process the map of running keys would hide it.
-      { file: CLAIM_SERVICE, from: 'this.running.set(name, running);', to: '' },
-    ],
+    changes: [...LOCK_NOT_REAL, { file: KEY_STORE, from: INSERT_ARBITER, to: 'created_at = excluded.created_at,' }],
   },
   {
     name: 'fingerprint ignored',
@@ -214,6 +220,26 @@ export const MUTANTS: readonly Mutant[] = [
         file: KEY_STORE,
         from: 'where expires_at <= clock_timestamp() and (select mine from turn)',
         to: 'where (select mine from turn)',
+      },
+      { file: KEY_STORE, from: PURGE_CONDITION, to: ' returning' },
+    ],
+  },
+  {
+    name: "partitions: a row's place taken for its identity by the purge of keys",
+    expected: ['record purged', 'record lost', 'record changed', 'effect doubled'],
+    partitioned: true,
+    changes: [{ file: KEY_STORE, from: PURGE_CONDITION, to: ' returning' }],
+  },
+  {
+    name: 'partitions: a lost key recognised by the name of the table',
+    expected: ['unexpected answer'],
+    partitioned: true,
+    changes: [
+      ...LOCK_NOT_REAL,
+      {
+        file: KEY_STORE,
+        from: 'failedStatement(error) === this.statements.insert',
+        to: `(cause as { table?: string }).table === 'idempotency_keys'`,
       },
     ],
   },

@@ -19,6 +19,7 @@ const { values } = parseArgs({
     'kills-each': { type: 'string', default: '1' },
     'postgres-kills': { type: 'string', default: '3' },
     'proxy-faults': { type: 'string', default: '1' },
+    partitioned: { type: 'boolean', default: false },
     summary: { type: 'string' },
     mutant: { type: 'string' },
     mutants: { type: 'boolean', default: false },
@@ -63,6 +64,7 @@ async function runOnce(): Promise<void> {
     },
     passages: Number(values.passages),
     untilViolation: mutant !== undefined,
+    partitioned: values.partitioned || mutant?.partitioned === true,
     mutant,
     log: console.log,
   });

@@ -1,6 +1,7 @@
 import type { Client } from 'pg';
 import { DataSource } from 'typeorm';
 import { idempotencyMigrations } from '../../migrations/index.js';
+import { turnTablesInto } from '../support/table-kinds.js';
 import { LEASE_SCHEMA } from './lease/lease-schema.js';
 import { ROUTE_LIMITS } from './routes.js';
 
@@ -46,7 +47,7 @@ const APPLICATION_SCHEMA = `
   create trigger journal after insert or update or delete on idempotency_keys
     for each row execute function write_journal();`;
 
-export async function createSchema(url: string): Promise<void> {
+export async function createSchema(url: string, partitioned: boolean): Promise<void> {
   const dataSource = await new DataSource({
     type: 'postgres',
     url,
@@ -55,6 +56,9 @@ export async function createSchema(url: string): Promise<void> {
   }).initialize();
   try {
     await dataSource.runMigrations();
+    if (partitioned) {
+      await turnTablesInto('8 HASH partitions', url);
+    }
     await dataSource.query(APPLICATION_SCHEMA);
     await dataSource.query(LEASE_SCHEMA);
     // Thousands of starts and cuts mean tens of thousands of logins; by default each hashes the password 4,096 times.

@@ -37,6 +37,8 @@ export interface SuiteOptions {
   passages: number;
   /** Ends at the first round with a violation. */
   untilViolation: boolean;
+  /** The library's tables in 8 HASH partitions each. */
+  partitioned: boolean;
   mutant?: Mutant | undefined;
   log: (line: string) => void;
 }
@@ -73,7 +75,7 @@ export async function runSuite(options: SuiteOptions): Promise<Summary> {
   const random = new Random(options.seed);
   const postgres = await PostgresUnderFaults.start();
   try {
-    await createSchema(postgres.url());
+    await createSchema(postgres.url(), options.partitioned);
     const proxy = await FaultProxy.start(postgres.port, random.fork('proxy'));
     const provider = await ProviderUnderFaults.start(random.fork('provider'));
     try {

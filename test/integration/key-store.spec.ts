@@ -8,9 +8,9 @@ import {
   type ClaimRequest,
   type NewRecord,
   type PurgedBatch,
-  type Queryable,
   TransactionEndedByHandlerError,
 } from '../../src/persistence/key-store.js';
+import type { Queryable } from '../../src/persistence/queryable.js';
 import type { FoundKey, StoredHeader, StoredResponse } from '../../src/persistence/shared-statements.js';
 import { isDefiniteFailure, sqlStateOf } from '../../src/persistence/sqlstate.js';
 import { StatementRunner } from '../../src/persistence/statement-runner.js';
