@@ -1,4 +1,5 @@
 import type { EntityManager } from 'typeorm';
+import type { AfterCommitCallback } from './after-commit.js';
 import type { IdempotencyExecutionTools } from './idempotency-context.decorator.js';
 import type { ClaimedRequest, RecordableResponse } from './persistence/key-store.js';
 
@@ -38,6 +39,12 @@ export interface Claim {
   readonly tools: IdempotencyExecutionTools | undefined;
 
   createManager(): EntityManager;
+
+  /** Has `callback` run by {@link runAfterCommit}, unless what it was handed in by is undone. */
+  afterCommit(callback: AfterCommitCallback): void;
+
+  /** For when it is known that the record is committed and the response was let go. Errors in it are logged. */
+  runAfterCommit(): Promise<void>;
 
   /** Runs the handler. */
   run<T>(work: () => Promise<T>): Promise<T>;

@@ -17,8 +17,10 @@ export interface IdempotencyContext extends IdempotencyExecutionTools {
   readonly signal: AbortSignal;
   /**
    * Runs `callback` once the transaction has committed, in lease mode the response was recorded, and the response was
-   * let go; never after a rollback. An error in it is logged. It is lost when the process dies before: work that must
-   * not be lost belongs in the transaction.
+   * let go; never after a rollback, nor where the nested transaction around the call is undone. In
+   * {@link IdempotencyExecutionTools.transaction} it runs after that transaction's COMMIT, at most once for all attempts.
+   * An error in it is logged. It is lost when the process dies before: work that must not be lost belongs in the
+   * transaction. Any service has the same by `IdempotencyService.afterCommit`.
    */
   afterCommit(callback: () => unknown): void;
   /**

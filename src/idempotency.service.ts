@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { validateHeaderName, validateHeaderValue } from 'node:http';
 import { Injectable } from '@nestjs/common';
+import { runLogged } from './after-commit.js';
 import { DEFAULT_OPTIONS } from './idempotency.options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
+import { runningLeasedClaim } from './lease/leased-claim.js';
 import type { StoredHeader } from './persistence/shared-statements.js';
 import type { StoredKey } from './persistence/stored-key.js';
 import { PurgeService } from './purge/purge.service.js';
@@ -81,6 +83,22 @@ export class IdempotencyService {
    */
   outsideTransaction<T>(work: () => T): T {
     return this.runtime.transactions.outside(work);
+  }
+
+  /**
+   * Runs `callback` once the request on whose behalf it is called has committed and its response was let go; never after
+   * a rollback, nor where the nested transaction around the call is undone. It may be called in any service, as
+   * {@link IdempotencyContext.afterCommit} in a handler. In `ctx.transaction` of lease mode it runs after that
+   * transaction's COMMIT, before `ctx.transaction` resolves, and at most once for all attempts. Outside of an idempotent
+   * request it runs at once. An error in it is logged; it is lost when the process dies before.
+   */
+  afterCommit(callback: () => unknown): void {
+    const around = this.runtime.transactions.transaction() ?? runningLeasedClaim();
+    if (around === undefined) {
+      void runLogged(callback);
+    } else {
+      around.afterCommit(callback);
+    }
   }
 
   /** With a fencing token of its own: an attempt that wakes up after all finds the key taken from it. */

@@ -46,7 +46,6 @@ export class IdempotentExecution {
   private concluding = false;
   private statusAtReturn = 0;
   private failure: IdempotencyException | undefined;
-  private afterCommit: (() => unknown)[] = [];
   private timer: NodeJS.Timeout | undefined;
   private handlersContext: IdempotencyContext | undefined;
   private readonly handlerEnd = deferred();
@@ -99,7 +98,7 @@ export class IdempotentExecution {
       get signal() {
         return claim().signal;
       },
-      afterCommit: (callback) => void this.afterCommit.push(callback),
+      afterCommit: (callback) => claim().afterCommit(callback),
       downstreamKey: (step) => downstreamKey(scope, key, step),
       step: (name, run) => claim().tools?.step(name, run) ?? refuseStep(name),
       transaction: (name, run) => claim().tools?.transaction(name, run) ?? refuseStep(name),
@@ -172,7 +171,6 @@ export class IdempotentExecution {
         }
         this.claim = outcome.claim;
         this.attempt += 1;
-        this.afterCommit = [];
         this.answer.rewind();
         this.start(handle, subscriber);
         break;
@@ -251,7 +249,6 @@ export class IdempotentExecution {
     try {
       switch (this.verdictOn(response)) {
         case 'record the error':
-          this.afterCommit = []; // what they belong to is undone
           await this.claim.undoWrites();
           await this.record(response);
           break;
@@ -306,21 +303,11 @@ export class IdempotentExecution {
     if (outcome === 'recorded') {
       this.answer.letGo();
       failpoint('response: sent');
-      await this.runAfterCommit();
+      await this.claim.runAfterCommit();
     } else if (outcome.kind === 'completed') {
       this.answer.replaceByReplay(outcome.response); // the key was lost to another request, whose outcome is the answer
     } else if (outcome.kind !== 'claimed') {
       this.answer.replaceByProblem(this.around.dress(exceptionOf(outcome)));
-    }
-  }
-
-  private async runAfterCommit(): Promise<void> {
-    for (const callback of this.afterCommit) {
-      try {
-        await callback();
-      } catch (error) {
-        IdempotentExecution.logger.error(error);
-      }
     }
   }
 

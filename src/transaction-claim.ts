@@ -1,4 +1,5 @@
 import type { EntityManager } from 'typeorm';
+import type { AfterCommitCallback } from './after-commit.js';
 import type { Claim, ClaimEnd, RecordResult } from './claim.js';
 import { failpoint } from './failpoint.js';
 import { POOL_WAIT_MS } from './idempotency.constants.js';
@@ -50,6 +51,14 @@ export class TransactionClaim implements Claim {
 
   createManager(): EntityManager {
     return this.transaction.createManager();
+  }
+
+  afterCommit(callback: AfterCommitCallback): void {
+    this.transaction.afterCommit(callback);
+  }
+
+  runAfterCommit(): Promise<void> {
+    return this.transaction.runAfterCommit();
   }
 
   /** Made when it is asked for: hardly a handler of a short transaction does. */

@@ -1,5 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { EntityManager } from 'typeorm';
+import { AfterCommit, type AfterCommitCallback, runLogged } from '../after-commit.js';
 import type { Claim, ClaimEnd, RecordResult } from '../claim.js';
 import type { Connections } from '../connections.js';
 import { deferred } from '../deferred.js';
@@ -14,6 +15,11 @@ import type { LeaseHold } from './lease-hold.js';
 
 const handlers = new AsyncLocalStorage<LeasedClaim>();
 
+/** The claim on whose behalf the running code works. */
+export function runningLeasedClaim(): LeasedClaim | undefined {
+  return handlers.getStore();
+}
+
 /** A claim that holds its key by a lease, and no connection. */
 export class LeasedClaim implements Claim {
   readonly connectionLost = false;
@@ -21,6 +27,8 @@ export class LeasedClaim implements Claim {
   private isWorking = false;
   private over = false;
   private recordFailed = false;
+  private isRecorded = false;
+  private readonly uponRecord = new AfterCommit();
   private readonly aborted = deferred<never>();
 
   constructor(
@@ -48,6 +56,22 @@ export class LeasedClaim implements Claim {
     return this.connections.transactions.dataSource.manager;
   }
 
+  /** In `ctx.transaction` it belongs to that transaction, which may commit without the request's ever being recorded. */
+  afterCommit(callback: AfterCommitCallback): void {
+    const step = this.connections.transactions.transaction();
+    if (step !== undefined) {
+      step.afterCommit(callback);
+    } else if (this.isRecorded) {
+      void runLogged(callback);
+    } else {
+      this.uponRecord.add(callback);
+    }
+  }
+
+  runAfterCommit(): Promise<void> {
+    return this.uponRecord.run();
+  }
+
   async run<T>(work: () => Promise<T>): Promise<T> {
     this.isWorking = true;
     let failed = true;
@@ -65,6 +89,7 @@ export class LeasedClaim implements Claim {
 
   /** Nothing outside of PostgreSQL can be undone; a handler that still runs is not waited for. */
   undoWrites(): Promise<void> {
+    this.uponRecord.drop();
     if (this.isWorking) {
       this.abort(new Error('the request was answered before its handler had ended'));
     }
@@ -161,6 +186,7 @@ export class LeasedClaim implements Claim {
   private end(recorded: boolean): void {
     if (!this.over) {
       this.over = true;
+      this.isRecorded = recorded;
       this.ending.begun();
       this.ending.settled(recorded);
     }

@@ -62,6 +62,7 @@ export class StepTransaction {
       committing = true;
       await transaction.commit((client) => store.commitStep(client, { ...step, outcome }));
       connection.release();
+      await transaction.runAfterCommit();
       return outcome;
     } catch (error) {
       const isLost = connection.broken || isOverdue;

@@ -1,5 +1,6 @@
 import type { PoolClient } from 'pg';
 import type { EntityManager } from 'typeorm';
+import { type AfterCommitCallback, runLogged } from '../after-commit.js';
 import { deferred } from '../deferred.js';
 import { TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
@@ -48,6 +49,23 @@ export class AmbientTransaction {
   }
 
   /**
+   * Has `callback` run once everything has committed; never where this, or the nested transaction that it was handed in
+   * by, is undone.
+   */
+  afterCommit(callback: AfterCommitCallback): void {
+    if (this.state === 'committed') {
+      void runLogged(callback);
+    } else {
+      this.transactions.innermost(this.root).afterCommit.add(callback);
+    }
+  }
+
+  /** Runs what was handed in, once it is known that the handler's writes were committed. Their errors are logged. */
+  async runAfterCommit(): Promise<void> {
+    await this.root.afterCommit.run();
+  }
+
+  /**
    * Lets the transaction end: behind all statements that were handed in before, and behind open nested transactions.
    * Statements handed in later run on ordinary connections once it has committed.
    */
@@ -64,6 +82,7 @@ export class AmbientTransaction {
   /** From here on every statement on behalf of this request is refused; the one that is running is waited for. */
   async refuseFurtherWork(): Promise<void> {
     this.state = 'rolled back';
+    this.root.afterCommit.drop();
     await this.idle();
   }
 

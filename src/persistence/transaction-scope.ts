@@ -1,5 +1,6 @@
 import { Readable } from 'node:stream';
 import type { EntityManager, QueryResult, QueryRunner } from 'typeorm';
+import { AfterCommit } from '../after-commit.js';
 import { deferred } from '../deferred.js';
 import { TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
@@ -40,6 +41,8 @@ class NestedTransactionRolledBackError extends TransactionRolledBackError {
  */
 export class Scope {
   readonly lane = new Lane();
+  /** Goes with what was done in this scope: to the one around when that keeps it, to nowhere when it is undone. */
+  readonly afterCommit = new AfterCommit();
   /** Settles when the savepoint is set, or could not be. */
   entered: Promise<void> = Promise.resolve();
   private readonly savepoint: string;
@@ -144,6 +147,7 @@ export class Scope {
     return this.lane.run(async () => {
       this.live(); // refuses where the scope around was rolled back meanwhile
       await this.transaction.execute(`release savepoint ${this.savepoint}`);
+      this.afterCommit.moveTo(this.parent!.afterCommit);
       this.close('released');
     });
   }
