@@ -3,28 +3,8 @@ import { TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
 import type { TransactionState } from './ambient-transaction.js';
 import { queryBy } from './database-connection.js';
+import { transactionControlIn } from './sql-statements.js';
 import type { Scope } from './transaction-scope.js';
-
-/** Statements that would end or restart the transaction behind the library's back, whatever comment is before them. */
-const TRANSACTION_CONTROL =
-  /^(?:[\s;]|--[^\n]*\n|\/\*(?:[^*]|\*(?!\/))*\*\/)*(?:begin|start\s+transaction|commit|end|abort|prepare\s+transaction|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b/i;
-
-/**
- * The same further on in a text of several statements. `begin` and `end` also stand in the body of a DO or of a function,
- * where nothing else of it can: there they are let through.
- */
-const LATER_TRANSACTION_CONTROL =
-  /;(?:[\s;]|--[^\n]*\n|\/\*(?:[^*]|\*(?!\/))*\*\/)*(?:commit|abort|prepare\s+transaction|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b/i;
-const LATER_BLOCK = /;\s*(?:begin|start\s+transaction|end)\b/i;
-const DOLLAR_QUOTE = /\$\w*\$/;
-
-function controlsTransaction(sql: string): boolean {
-  return (
-    TRANSACTION_CONTROL.test(sql) ||
-    LATER_TRANSACTION_CONTROL.test(sql) ||
-    (LATER_BLOCK.test(sql) && !DOLLAR_QUOTE.test(sql))
-  );
-}
 
 /** Who holds it: code that asked for a runner of its own, or a manager of the transaction. */
 export type RunnerOwner = 'caller' | 'transaction';
@@ -194,9 +174,7 @@ class RunnerHandle {
   }
 
   async query(sql: string, parameters?: unknown[], structured?: boolean): Promise<unknown> {
-    if (controlsTransaction(sql)) {
-      throw transactionControlError(sql);
-    }
+    refuseTransactionControl(sql);
     return this.late === undefined
       ? await this.scope().query(sql, parameters, structured)
       : await queryBy(this.late, sql, parameters, structured);
@@ -211,6 +189,7 @@ class RunnerHandle {
     if (this.late !== undefined || this.state === 'committed') {
       return this.lateRunner().stream(sql, parameters, onEnd, onError);
     }
+    refuseTransactionControl(sql);
     const stream = await this.scope().stream(sql, parameters);
     if (onEnd !== undefined) {
       stream.on('end', onEnd);
@@ -279,9 +258,14 @@ class RunnerHandle {
   }
 }
 
-function transactionControlError(sql: string): Error {
-  return new Error(
-    `"${sql.trim().split(/\s+/, 2).join(' ')}" would end the transaction of this idempotent request. ` +
-      'Use DataSource.transaction() or a QueryRunner for a nested transaction; the request itself commits when its response is recorded.',
-  );
+/** @throws Error when the text, or that of a query object, has a statement that begins or ends a transaction */
+function refuseTransactionControl(query: unknown): void {
+  const text = typeof query === 'string' ? query : (query as { text?: unknown } | undefined)?.text;
+  const control = typeof text === 'string' ? transactionControlIn(text) : undefined;
+  if (control !== undefined) {
+    throw new Error(
+      `"${control}" would end the transaction of this idempotent request. ` +
+        'Use DataSource.transaction() or a QueryRunner for a nested transaction; the request itself commits when its response is recorded.',
+    );
+  }
 }

@@ -6,6 +6,7 @@ import { TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import { Lane } from './lane.js';
+import { fitsCursor } from './sql-statements.js';
 import { createTransactionRunner, type RunnerOwner } from './transaction-query-runner.js';
 
 type Work = (manager: EntityManager) => Promise<unknown>;
@@ -18,9 +19,6 @@ const ISOLATION_RANK: Record<IsolationLevel, number> = {
   'REPEATABLE READ': 1,
   SERIALIZABLE: 2,
 };
-
-/** A cursor in SQL takes no statement that writes. */
-const WRITES = /\b(?:insert|update|delete|merge)\b/i;
 
 /** Rows that a stream fetches at a time: as many as pg-query-stream does. */
 const STREAM_BATCH = 100;
@@ -93,7 +91,7 @@ export class Scope {
    * to other statements between two reads: a loop over the rows may write.
    */
   async stream(sql: string, parameters?: unknown[]): Promise<Readable> {
-    if (WRITES.test(sql)) {
+    if (!fitsCursor(sql)) {
       const { records } = (await this.query(sql, parameters, true)) as QueryResult<unknown>;
       return Readable.from(records);
     }

@@ -1441,7 +1441,7 @@ describe('raw transaction control', () => {
     'ROLLBACK WORK',
     "prepare transaction 'x'",
     '/* by hand */ commit',
-    '/* a /* b */ -- c\n ; commit',
+    '/* a /* b */ */ -- c\n ; commit',
     '-- by hand\ncommit',
   ])('is refused: %s', async (sql) => {
     await inRequest(async ({ transaction }) => {
