@@ -3,7 +3,7 @@ import { failpoint } from './failpoint.js';
 import { POOL_WAIT_MS } from './idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from './idempotency.exceptions.js';
 import type { AmbientTransactions } from './persistence/ambient-transactions.js';
-import type { DatabaseConnection } from './persistence/database-connection.js';
+import { type DatabaseConnection, queryBy } from './persistence/database-connection.js';
 import { FencedOffError } from './persistence/lease-store.js';
 import { isDefiniteFailure } from './persistence/sqlstate.js';
 import type { StatementRunner } from './persistence/statement-runner.js';
@@ -80,7 +80,23 @@ export class Connections {
   }
 
   /**
-   * The same, again and again for as long as `patienceMs` while the database cannot be reached or does not answer.
+   * One statement of an operator, as TypeORM runs it, and outside of any request's transaction whoever asks. It may wait
+   * for a lock, so it has no time limit.
+   */
+  async query(sql: string, parameters?: unknown[]): Promise<unknown> {
+    const connection = await this.connect();
+    try {
+      const rows = await queryBy(connection.runner, sql, parameters);
+      connection.release();
+      return rows;
+    } catch (error) {
+      connection.destroy(error);
+      throw error;
+    }
+  }
+
+  /**
+   * The same as {@link run}, again and again for as long as `patienceMs` while the database cannot be reached or does not answer.
    * Only for a question that may be asked twice.
    */
   async insist<T>(question: (client: PoolClient) => Promise<T>, patienceMs: number): Promise<T> {

@@ -1,6 +1,7 @@
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import type { Serialized } from './lease/step-outcome.js';
+import type { StoredKey } from './persistence/stored-key.js';
 
 /** What a handler may know of its idempotent request, and do for it. */
 export interface IdempotencyContext extends IdempotencyExecutionTools {
@@ -28,6 +29,10 @@ export interface IdempotencyContext extends IdempotencyExecutionTools {
    * It closes the gap between the provider's answer and the memory of the step. A UUID.
    */
   downstreamKey(step: string): string;
+  /** What is known of another key of this {@link scope}; see `IdempotencyService.find()`. */
+  find(key: string): Promise<StoredKey | undefined>;
+  /** Deletes another key of this {@link scope}, at once, whatever becomes of this request; see `IdempotencyService.forget()`. */
+  forget(key: string): Promise<boolean>;
 }
 
 /** What durable steps are made of, for lease mode; in transaction mode both throw. */

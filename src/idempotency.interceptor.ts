@@ -120,6 +120,7 @@ export class IdempotencyInterceptor implements NestInterceptor {
   ): Observable<unknown> {
     const execution = new IdempotentExecution(claim, exchange, {
       claims: this.runtime.claims,
+      keys: this.runtime.keys,
       request,
       options,
       dress: (exception) => this.dress(exception),

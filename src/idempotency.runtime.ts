@@ -15,12 +15,15 @@ import { LeaseService } from './lease/lease.service.js';
 import { LeaseStore } from './persistence/lease-store.js';
 import { StatementRunner } from './persistence/statement-runner.js';
 import { RouteOptionsRegistry } from './route-options.js';
+import { StoredKeys } from './stored-keys.js';
 
 interface Parts {
   dataSource: DataSource;
   store: KeyStore;
   leaseStore: LeaseStore;
   transactions: AmbientTransactions;
+  connections: Connections;
+  keys: StoredKeys;
   claims: ClaimService;
 }
 
@@ -47,6 +50,15 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     const schema = this.options.schema ?? dataSourceSchema(dataSource);
     const runner = new StatementRunner();
     const store = new KeyStore(schema, runner);
+    const encoding = await store.databaseEncoding(dataSource);
+    if (encoding !== 'UTF8') {
+      // A scope, a path, a header or a step's result may hold any character, and one that has no place in the database
+      // would be met only at the request that brings it: on each of its retries.
+      throw new Error(
+        `IdempotencyModule: the database keeps its text in ${encoding}, which cannot hold every scope or response. ` +
+          `Use a database in UTF8: create database … encoding 'UTF8' template template0.`,
+      );
+    }
     if (!(await store.tablesExist(dataSource))) {
       const option = schema === undefined ? '' : ` --schema ${shellWord(schema)}`;
       const migrations =
@@ -62,7 +74,8 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     const leaseStore = new LeaseStore(schema, runner);
     const connections = new Connections(transactions, runner);
     const claims = new ClaimService(store, connections, new LeaseService(leaseStore, connections));
-    this.parts = { dataSource, store, leaseStore, transactions, claims };
+    const keys = new StoredKeys(store, connections);
+    this.parts = { dataSource, store, leaseStore, transactions, connections, keys, claims };
     // Depending on the order of the imports, TypeORM's module is shut down before this one.
     transactions.closeAfter(() => claims.idle());
   }
@@ -87,6 +100,14 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
 
   get transactions(): AmbientTransactions {
     return this.ready.transactions;
+  }
+
+  get connections(): Connections {
+    return this.ready.connections;
+  }
+
+  get keys(): StoredKeys {
+    return this.ready.keys;
   }
 
   get claims(): ClaimService {

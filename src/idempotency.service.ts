@@ -19,7 +19,12 @@ export interface OperatorResponse {
   body?: unknown;
 }
 
-/** For operators and for the application's own code; the request path does without it. */
+/**
+ * For operators and for the application's own code; the request path does without it. Called in a handler, none of it
+ * joins the handler's transaction.
+ *
+ * @throws IdempotencyStoreUnavailableException when there is no connection to be had within 5 s
+ */
 @Injectable()
 export class IdempotencyService {
   constructor(
@@ -32,7 +37,7 @@ export class IdempotencyService {
    * recorded, in lease mode as soon as its request runs: `state` tells.
    */
   find(key: string, scope = ''): Promise<StoredKey | undefined> {
-    return this.runtime.store.find(this.runtime.dataSource, { key, scope });
+    return this.runtime.keys.find({ key, scope });
   }
 
   /**
@@ -40,7 +45,7 @@ export class IdempotencyService {
    * there was one.
    */
   forget(key: string, scope = ''): Promise<boolean> {
-    return this.runtime.store.forget(this.runtime.dataSource, { key, scope });
+    return this.runtime.keys.forget({ key, scope });
   }
 
   /**
@@ -55,8 +60,8 @@ export class IdempotencyService {
     if (!Number.isInteger(status) || status < 200 || status > 499) {
       throw new RangeError(`A response is recorded with a status from 200 to 499, not ${String(status)}.`);
     }
-    const { leaseStore, dataSource } = this.runtime;
-    return leaseStore.resolve(dataSource, this.newHolder(key, scope), { status, ...encoded(response) }, this.ttlMs);
+    const { leaseStore, connections } = this.runtime;
+    return leaseStore.resolve(connections, this.newHolder(key, scope), { status, ...encoded(response) }, this.ttlMs);
   }
 
   /**
@@ -64,8 +69,8 @@ export class IdempotencyService {
    * remembered. False when there is no such operation, or an attempt at it is running.
    */
   release(key: string, scope = ''): Promise<boolean> {
-    const { leaseStore, dataSource } = this.runtime;
-    return leaseStore.releaseAbandoned(dataSource, this.newHolder(key, scope), this.ttlMs);
+    const { leaseStore, connections } = this.runtime;
+    return leaseStore.releaseAbandoned(connections, this.newHolder(key, scope), this.ttlMs);
   }
 
   /**

@@ -20,10 +20,12 @@ import { exceptionOf, valueLikeThatOf } from './outcome-answers.js';
 import { DurableStepError } from './lease/durable-step.error.js';
 import { downstreamKey } from './lease/downstream-key.js';
 import { isRetryable, postgresErrorOf } from './persistence/sqlstate.js';
+import type { StoredKeys } from './stored-keys.js';
 import { delay, rerunPauseMs } from './timing.js';
 
 interface Surroundings {
   claims: ClaimService;
+  keys: StoredKeys;
   request: IdempotentRequest;
   options: RouteOptions;
   /** Gives an exception the module's problem types, and the operator its cause. */
@@ -100,6 +102,8 @@ export class IdempotentExecution {
       },
       afterCommit: (callback) => claim().afterCommit(callback),
       downstreamKey: (step) => downstreamKey(scope, key, step),
+      find: (other) => this.around.keys.find({ scope, key: other }),
+      forget: (other) => this.around.keys.forget({ scope, key: other }),
       step: (name, run) => claim().tools?.step(name, run) ?? refuseStep(name),
       transaction: (name, run) => claim().tools?.transaction(name, run) ?? refuseStep(name),
     };

@@ -234,6 +234,12 @@ export class KeyStore {
     return Number(rows[0]!.count);
   }
 
+  /** What the database keeps text in: `'UTF8'`, `'LATIN1'` and so on. */
+  async databaseEncoding(db: Queryable): Promise<string> {
+    const rows = (await db.query('show server_encoding')) as { server_encoding: string }[];
+    return rows[0]!.server_encoding;
+  }
+
   async tablesExist(db: Queryable): Promise<boolean> {
     const rows = await rowsOf<{ found: boolean }>(
       db,

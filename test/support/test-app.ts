@@ -142,7 +142,7 @@ async function startInstance({ databaseUrl, logs, shared, ...options }: Instance
       providers: [...shared, ...(options.providers ?? [])],
     },
     options.adapter === 'express' ? new ExpressAdapter() : await fastifyAdapter(),
-    { logger: collectingLogger(logs) },
+    { logger: collectingLogger(logs), abortOnError: false },
   );
   app.useGlobalPipes(new ValidationPipe());
   options.configure?.(app);
