@@ -8,6 +8,13 @@ export const REPLAYED_HEADER = 'Idempotency-Replayed';
 export const MAX_KEY_LENGTH = 255;
 export const MAX_SCOPE_LENGTH = 255;
 
+/**
+ * What a guard may call the id of `request.user`, in the order of precedence: a database's name for it, a token's
+ * (RFC 7519), that of NestJS' own Passport chapter, and what is left of the usual. No name or address, which may change
+ * hands, and no account, which several users may share.
+ */
+export const USER_ID_NAMES = ['id', 'sub', 'userId', 'user_id', 'uid', 'uuid'] as const;
+
 /** A handler that is still running is asked for again soon; the client's own backoff does the rest. */
 export const RETRY_AFTER_IN_FLIGHT_SECONDS = 1;
 

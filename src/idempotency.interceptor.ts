@@ -8,7 +8,7 @@ import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/f
 import { supersedeFailedRun } from './http/held-answer.js';
 import { HttpExchange } from './http/http-exchange.js';
 import { requestTarget } from './http/http-request.js';
-import { parseIdempotencyKey, readIdempotencyKey } from './http/idempotency-key.js';
+import { parseResolvedKey, readIdempotencyKey } from './http/idempotency-key.js';
 import { UnreadBodyError } from './http/unread-body.error.js';
 import { provideContext } from './idempotency-context.decorator.js';
 import {
@@ -59,7 +59,7 @@ export class IdempotencyInterceptor implements NestInterceptor {
     exchange.withdrawProblem();
     try {
       const resolved = options.key === undefined ? undefined : await options.key(context);
-      const key = this.readKey(exchange, options, resolved ?? '');
+      const key = this.readKey(exchange, options, resolved);
       if (key === undefined) {
         return next.handle();
       }
@@ -86,11 +86,10 @@ export class IdempotencyInterceptor implements NestInterceptor {
     }
   }
 
-  private readKey(exchange: HttpExchange, options: RouteOptions, resolved: string): string | undefined {
+  private readKey(exchange: HttpExchange, options: RouteOptions, resolved: unknown): string | undefined {
     const parsed =
-      options.key === undefined ? readIdempotencyKey(exchange.request, options.header) : parseIdempotencyKey(resolved);
-    const isMissing = parsed.kind === 'missing' || (options.key !== undefined && resolved === '');
-    if (isMissing) {
+      options.key === undefined ? readIdempotencyKey(exchange.request, options.header) : parseResolvedKey(resolved);
+    if (parsed.kind === 'missing') {
       if (options.required) {
         throw new IdempotencyKeyMissingException(
           options.key === undefined ? `the header ${options.header}` : 'the place this operation documents',
@@ -158,11 +157,11 @@ async function describeRequest(
   const request = context.switchToHttp().getRequest<Parameters<typeof requestTarget>[0]>();
   return {
     key,
-    scope: await resolveScope(context, options.scope),
+    scope: await resolveScope(context, options),
     fingerprint:
-      options.fingerprint === undefined
-        ? await fingerprintRequest(request).catch(refuseUnread)
-        : fingerprintOf(await options.fingerprint(context), request),
+      typeof options.fingerprint === 'function'
+        ? fingerprintOf(await options.fingerprint(context), request)
+        : await fingerprintRequest(request, options.fingerprint).catch(refuseUnread),
     fingerprintVersion: FINGERPRINT_VERSION,
     method: request.method,
     path: requestTarget(request).path,

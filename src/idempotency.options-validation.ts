@@ -35,6 +35,14 @@ const headerNames: Check = {
   expected: 'a list of header names',
 };
 
+const fieldPaths: Check = {
+  accepts: (value) =>
+    Array.isArray(value) &&
+    value.length > 0 &&
+    value.every((path) => typeof path === 'string' && path.split('.').every(Boolean)),
+  expected: "a list of fields of the body, such as 'meta.sentAt'",
+};
+
 const waitMs = wholeNumber(1, 60_000, ' of milliseconds');
 
 const oneOf = (...values: string[]): Check => ({
@@ -58,7 +66,16 @@ const ROUTE_CHECKS: Record<keyof IdempotentOptions, Check> = {
   },
   required: { accepts: (value) => typeof value === 'boolean', expected: 'true or false' },
   scope: aFunction('a function that takes the ExecutionContext and returns whose key it is'),
-  fingerprint: aFunction('a function that takes the ExecutionContext and returns what a retry must repeat'),
+  sharedScope: oneOf('warn', 'error'),
+  fingerprint: {
+    accepts: (value) =>
+      typeof value === 'function' ||
+      (isObject(value) &&
+        hasOnly(value, { omit: fieldPaths, pick: fieldPaths }) &&
+        (value.omit ?? value.pick) !== undefined &&
+        (value.omit === undefined || value.pick === undefined)),
+    expected: `a function that takes the ExecutionContext and returns what a retry must repeat, or { omit } or { pick }, ${fieldPaths.expected}`,
+  },
   ttlMs: wholeNumber(1, 3650 * DAY_MS, ' of milliseconds'),
   inFlight: {
     accepts: (value) =>

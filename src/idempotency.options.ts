@@ -18,6 +18,17 @@ export type IdempotencyMode = 'transaction' | 'lease';
 /** What a retry finds whose earlier attempt never ended, in lease mode. */
 export type InterruptionPolicy = 'resume' | 'fail';
 
+/** What a request meets whose caller cannot be told. */
+export type SharedScopePolicy = 'warn' | 'error';
+
+/**
+ * Fields of the body that a retry need not repeat, or the only ones that it must. Each is a path of names with dots
+ * between them, `'meta.sentAt'`; in an array it is looked for in each element. In a form the names of files count, too.
+ *
+ * What is not there or not an object is taken as it is, and where a body has none of the fields to pick all of it counts.
+ */
+export type FingerprintFields = { omit: string[]; pick?: undefined } | { pick: string[]; omit?: undefined };
+
 export interface ReplayHeaders {
   /** Names to store although they are left out by default, such as `Set-Cookie`. */
   keep?: string[];
@@ -68,12 +79,22 @@ export interface IdempotentOptions {
 
   /**
    * Whose key it is: the same key in two scopes is two keys. At most 255 characters, '' for one scope that all share.
-   * @default `request.user.id`, else `request.user.sub`; without a user the shared scope
+   * @default the first of `id`, `sub`, `userId`, `user_id`, `uid`, `uuid` that `request.user` has; without a user the
+   * shared scope
    */
   scope?: Resolver<string>;
 
-  /** What must be equal in a retry, beside method and path. @default query and body */
-  fingerprint?: Resolver<unknown>;
+  /**
+   * What becomes of a request without a `scope` and without a `request.user`: `'warn'` puts it into the scope that all
+   * such callers share, and says so once a route; `'error'` answers 500. @default 'warn'
+   */
+  sharedScope?: SharedScopePolicy;
+
+  /**
+   * What must be equal in a retry, beside method and path: what a resolver returns, or query and body but for some
+   * fields. @default query and body
+   */
+  fingerprint?: Resolver<unknown> | FingerprintFields;
 
   /** How long a key is kept, in milliseconds, by the database's clock from the moment it is recorded. 1 to 10 years. @default 86400000 (24 h) */
   ttlMs?: number;
@@ -134,6 +155,7 @@ export const DEFAULT_OPTIONS = {
   required: true,
   ttlMs: 24 * 60 * 60 * 1000, // as long as Stripe keeps a key: a client that retries for a day is still answered
   inFlight: 'reject',
+  sharedScope: 'warn',
   retries: 0,
   timeoutMs: 30_000,
   maxBodyBytes: 1024 * 1024,
@@ -149,6 +171,7 @@ const DEFAULTED = [
   'required',
   'ttlMs',
   'inFlight',
+  'sharedScope',
   'retries',
   'timeoutMs',
   'maxBodyBytes',

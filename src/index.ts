@@ -18,6 +18,7 @@ export {
 export type { ProblemDocument } from './idempotency.exceptions.js';
 export { IdempotencyModule } from './idempotency.module.js';
 export type {
+  FingerprintFields,
   IdempotencyMode,
   IdempotencyModuleOptions,
   IdempotentOptions,
@@ -27,6 +28,7 @@ export type {
   PurgeOptions,
   ReplayHeaders,
   Resolver,
+  SharedScopePolicy,
 } from './idempotency.options.js';
 export { IdempotencyOptionError } from './idempotency.options-validation.js';
 export { IdempotencyService } from './idempotency.service.js';

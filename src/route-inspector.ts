@@ -5,6 +5,7 @@ import { IdempotencyInterceptor } from './idempotency.interceptor.js';
 import { IdempotencyOptionError, validateRouteOptions } from './idempotency.options-validation.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
 import { IdempotentMetadata } from './idempotent.metadata.js';
+import { sharedScopeIsTold } from './scope.js';
 
 type Handler = (...args: unknown[]) => unknown;
 
@@ -33,6 +34,7 @@ export class RouteInspector implements OnModuleInit {
         const where = `${controller.name}.${name}`;
         this.check(handler, where);
         if (this.sharesScope(controller, handler)) {
+          sharedScopeIsTold(this.runtime.routes.of(controller, handler));
           shared.push(where);
         }
       }

@@ -1,6 +1,7 @@
 import { createHash, hash } from 'node:crypto';
 import { writeCanonicalJson } from './canonical-json.js';
 import { mediaType, requestTarget, sortedQuery } from './http-request.js';
+import { type BodyFields, selectFields } from './body-fields.js';
 import { readRequestBody } from './request-body.js';
 import type { Hash } from 'node:crypto';
 import type { HttpRequest } from './http-request.js';
@@ -21,13 +22,15 @@ export type FingerprintVersion = typeof FINGERPRINT_VERSION;
  * brackets in the field names of urlencoded and multipart forms (`a[b]=1`), and so do the fingerprints.
  *
  * @param request Express' or Fastify's
+ * @param fields which of the body's fields count; the fingerprint is that of the request without the others
  * @throws UnreadBodyError when the body is not there to be read
  */
-export async function fingerprintRequest(request: unknown): Promise<Buffer> {
+export async function fingerprintRequest(request: unknown, fields?: BodyFields): Promise<Buffer> {
   const httpRequest = request as HttpRequest;
   const { path, query } = requestTarget(httpRequest);
   const type = mediaType(httpRequest.headers['content-type']);
-  const body = await readRequestBody(httpRequest, type);
+  const read = await readRequestBody(httpRequest, type);
+  const body = fields === undefined ? read : selectFields(read, fields);
   const files = body.kind === 'multipart' ? body.files : [];
   const digest = digestOf(httpRequest.method, path, [sortedQuery(query), type, body.kind, files]);
   switch (body.kind) {

@@ -11,8 +11,8 @@ export type ParsedKey =
   | { readonly kind: 'malformed'; readonly reason: string };
 
 /**
- * Longest value that is looked at. Node takes 16 KiB for all headers together by default; a resolver may hand over
- * more, and past some megabytes the regular expressions below would run out of stack instead of answering.
+ * Longest value that is looked at. Node takes 16 KiB for all headers together by default, but may be told to take more,
+ * and past some megabytes the regular expressions below would run out of stack instead of answering.
  */
 const MAX_RAW_LENGTH = 16_384;
 
@@ -63,16 +63,9 @@ export function readIdempotencyKey(
  * `"abc"` and `abc` are the same key.
  */
 export function parseIdempotencyKey(value: string): ParsedKey {
-  // A resolver may hand on what a client put into a JSON body, and every object would pass for "[object Object]" below.
-  if (typeof value !== 'string') return malformed('it is not a string');
   if (value === '') return malformed('it is empty');
   if (value.length > MAX_RAW_LENGTH) return tooLong();
-  if (!STARTS_WITH_QUOTE.test(value)) {
-    if (value.length > MAX_KEY_LENGTH) return tooLong();
-    return BARE_KEY.test(value)
-      ? { kind: 'key', key: value, raw: value }
-      : malformed('it must consist of printable ASCII characters, without spaces at its ends');
-  }
+  if (!STARTS_WITH_QUOTE.test(value)) return parseBareKey(value);
 
   const string = STRING_ITEM.exec(value)?.groups?.['string'];
   if (string === undefined) return malformed('it starts with a quote, but is not a String as RFC 9651 defines it');
@@ -80,6 +73,25 @@ export function parseIdempotencyKey(value: string): ParsedKey {
   const key = string.slice(1, -1).replaceAll(/\\(["\\])/g, '$1');
   if (key === '') return malformed('it is empty');
   return key.length > MAX_KEY_LENGTH ? tooLong() : { kind: 'key', key, raw: value };
+}
+
+/**
+ * Checks a key that a resolver has found elsewhere. It is the key as it stands: a quote in a JSON body is a character of
+ * the text, not a delimiter of RFC 9651.
+ *
+ * @param value may be anything, since a resolver may hand on what a client put into a JSON body
+ */
+export function parseResolvedKey(value: unknown): ParsedKey {
+  if (value === undefined || value === null || value === '') return { kind: 'missing' };
+  if (typeof value !== 'string') return malformed('it is not a string');
+  return parseBareKey(value);
+}
+
+function parseBareKey(value: string): ParsedKey {
+  if (value.length > MAX_KEY_LENGTH) return tooLong();
+  return BARE_KEY.test(value)
+    ? { kind: 'key', key: value, raw: value }
+    : malformed('it must consist of printable ASCII characters, without spaces at its ends');
 }
 
 /** `rawHeaders` lists names and values in turn. */

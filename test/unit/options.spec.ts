@@ -51,9 +51,28 @@ const ROUTE_OPTIONS: Record<string, Expectation> = {
   },
   required: { accepts: [true, false], refuses: ['true', 1, 0, null, {}], remedy: 'true or false' },
   scope: { ...aFunction, remedy: 'a function that takes the ExecutionContext and returns whose key it is' },
+  sharedScope: { accepts: ['warn', 'error'], refuses: ['allow', true, null, {}], remedy: "'warn', 'error'" },
   fingerprint: {
-    ...aFunction,
-    remedy: 'a function that takes the ExecutionContext and returns what a retry must repeat',
+    accepts: [
+      ...aFunction.accepts,
+      { omit: ['sentAt'] },
+      { pick: ['meta.id', 'type'] },
+      { omit: ['a'], pick: undefined },
+    ],
+    refuses: [
+      ...aFunction.refuses,
+      {},
+      { omit: [] },
+      { omit: 'sentAt' },
+      { omit: [1] },
+      { omit: [''] },
+      { omit: ['meta.'] },
+      { pick: ['a'], omit: ['b'] },
+      { pick: undefined },
+      { only: ['a'] },
+    ],
+    remedy:
+      "a function that takes the ExecutionContext and returns what a retry must repeat, or { omit } or { pick }, a list of fields of the body, such as 'meta.sentAt'",
   },
   ttlMs: { ...wholeNumber(1, 3650 * DAY_MS), remedy: 'a whole number of milliseconds from 1 to 315360000000' },
   inFlight: {

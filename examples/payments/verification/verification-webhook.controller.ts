@@ -23,8 +23,8 @@ export class VerificationWebhookController {
     key: eventId,
     // Event ids are the provider's, keys are our clients': the same text may be both.
     scope: () => 'verification-provider',
-    // The id says that it is the same event, also where the second delivery has another time stamp in it.
-    fingerprint: () => 'event',
+    // A redelivery is counted; anything else that differs under one id is a mistake of the provider's.
+    fingerprint: { omit: ['attempt'] },
     ttlMs: REDELIVERY_MS,
   })
   async receive(@Body() event: VerificationEventDto): Promise<void> {
