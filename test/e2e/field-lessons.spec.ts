@@ -15,23 +15,23 @@
  *   every unhandled 500 stored                       outcomes: 'an error', 'does not store an error of 500'
  *
  * Keys, scope, fingerprint
- *   "k" and k are two keys                           wire-behaviour: 'is the same in quotes and bare'
- *   several header lines silently joined             wire-behaviour: 'sent in two lines'
- *   another endpoint, query or user gets the answer  wire-behaviour: 'with another ... is refused', 'two users'
- *   reordered JSON members give 422                  wire-behaviour: 'members of its JSON come in another order'
+ *   "k" and k are two keys                           wire: 'is the same in quotes and bare'
+ *   several header lines silently joined             wire: 'sent in two lines'
+ *   another endpoint, query or user gets the answer  wire: 'with another ... is refused', 'two users'
+ *   reordered JSON members give 422                  wire: 'members of its JSON come in another order'
  *   validation errors burn the key                   outcomes: 'of validation leaves the key usable'
- *   the raw key leaks into logs                      wire-behaviour: 'never tells the key'
+ *   the raw key leaks into logs                      wire: 'never tells the key'
  *   a stored response keeps secrets                  replayed-headers: 'neither does the row', 'are more or fewer'
  *
  * Concurrency and crashes
  *   a crash keeps the key for the whole TTL          payments-example: 'keeps payments and keys over a kill'; and below
  *   a lease shorter than the handler                 outcomes: "the route's own time limit leaves nothing"
  *   duplicates wait with a connection in hand        concurrency: 'without a connection in hand'
- *   an expired row blocks or replays                 wire-behaviour: 'neither replays nor blocks'
+ *   an expired row blocks or replays                 wire: 'neither replays nor blocks'
  *   the caller is told of what was rolled back       outcomes: 'violates a deferred constraint at COMMIT'
  *   wanted: wait instead of 409                      concurrency: 'lets waiting duplicates have the replay'
- *   wanted: 409 at once with Retry-After             wire-behaviour: 'comes too early'
- *   wanted: a replay marker                          wire-behaviour: 'gets the same status, headers and bytes'
+ *   wanted: 409 at once with Retry-After             wire: 'comes too early'
+ *   wanted: a replay marker                          wire: 'gets the same status, headers and bytes'
  *   wanted: errors stored or not, by choice          outcomes: 'storeErrors'
  */
 import { mkdtemp, readdir, rm } from 'node:fs/promises';

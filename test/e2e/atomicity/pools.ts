@@ -1,0 +1,27 @@
+import type { Pool, PoolClient } from 'pg';
+import type { TestApp } from '../../support/test-app.js';
+
+/** Statements that were handed to a connection before the one before was answered: pg warns of them, pg 9 refuses them. */
+export function watchOverlaps(test: TestApp): string[] {
+  const overlaps: string[] = [];
+  const seen = new WeakSet<PoolClient>();
+  const watch = (client: PoolClient) => {
+    if (seen.has(client)) return;
+    seen.add(client);
+    const { _queryQueue: queue } = client as unknown as { _queryQueue: unknown[] };
+    const query = client.query.bind(client) as (...given: unknown[]) => unknown;
+    Object.assign(client, {
+      query: (...given: unknown[]) => {
+        const { _activeQuery: running } = client as unknown as { _activeQuery: unknown };
+        if (running || queue.length > 0) overlaps.push(String(given[0]));
+        return query(...given);
+      },
+    });
+  };
+  poolsOf(test).forEach((pool) => pool.on('acquire', watch));
+  return overlaps;
+}
+
+export function poolsOf({ instances }: TestApp): Pool[] {
+  return instances.map(({ dataSource }) => (dataSource.driver as unknown as { master: Pool }).master);
+}
