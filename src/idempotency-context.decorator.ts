@@ -1,5 +1,6 @@
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
+import { HttpExchange } from './http/response/http-exchange.js';
 import type { Serialized } from './lease/step-outcome.js';
 import type { StoredKey } from './persistence/stored-key.js';
 
@@ -57,17 +58,11 @@ export interface IdempotencyExecutionTools {
   transaction<T>(name: string, run: (manager: EntityManager) => T | Promise<T>): Promise<Serialized<T>>;
 }
 
-const sources = new WeakMap<object, { readonly context: IdempotencyContext }>();
-
-/** @internal @param source asked for its context when a handler takes it: most do not */
-export function provideContext(context: ExecutionContext, source: { readonly context: IdempotencyContext }): void {
-  sources.set(context.switchToHttp().getRequest<object>(), source);
-}
-
 /**
  * Hands a handler the {@link IdempotencyContext} of its request; `undefined` where the route does not require a key
  * and the request has none.
  */
 export const IdempotencyContext = createParamDecorator(
-  (_: unknown, context: ExecutionContext) => sources.get(context.switchToHttp().getRequest<object>())?.context,
+  (_: unknown, context: ExecutionContext) =>
+    HttpExchange.find(context.switchToHttp().getResponse<object>())?.handlersContext,
 );

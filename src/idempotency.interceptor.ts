@@ -1,89 +1,59 @@
 import { AsyncResource } from 'node:async_hooks';
-import { type CallHandler, type ExecutionContext, Injectable, Logger, type NestInterceptor } from '@nestjs/common';
-import { EMPTY, Observable, of, type Subscriber } from 'rxjs';
-import type { Claim } from './claim.js';
-import type { IdempotentRequest, ReplayableResponse } from './claim.service.js';
+import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor } from '@nestjs/common';
+import { Observable, type Subscriber, type TeardownLogic } from 'rxjs';
+import type { IdempotentRequest } from './claim.service.js';
 import { failpoint } from './failpoint.js';
 import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/fingerprint.js';
-import { supersedeFailedRun } from './http/held-answer.js';
-import { HttpExchange } from './http/http-exchange.js';
 import { requestTarget } from './http/http-request.js';
 import { parseResolvedKey, readIdempotencyKey } from './http/idempotency-key.js';
+import { HttpExchange } from './http/response/http-exchange.js';
 import { UnreadBodyError } from './http/unread-body.error.js';
-import { provideContext } from './idempotency-context.decorator.js';
 import {
-  IdempotencyException,
   IdempotencyKeyMalformedException,
   IdempotencyKeyMissingException,
   IdempotencyUnsupportedMediaTypeException,
 } from './idempotency.exceptions.js';
 import type { RouteOptions } from './idempotency.options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
-import { exceptionOf, valueLikeThatOf } from './outcome-answers.js';
-import { IdempotentExecution } from './idempotent-execution.js';
+import { RequestRun } from './requests/request-run.js';
 import { resolveScope } from './scope.js';
 
 /** The HTTP edge. `@Idempotent()` attaches it; there is no need to name it in `@UseInterceptors()`. */
 @Injectable()
 export class IdempotencyInterceptor implements NestInterceptor {
-  private readonly logger = new Logger('Idempotency');
-
   constructor(private readonly runtime: IdempotencyRuntime) {}
 
   intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
     // What an outer interceptor has put into an AsyncLocalStorage for this call is for the handler to find.
     const caller = new AsyncResource('IdempotencyInterceptor');
-    return new Observable((subscriber) => {
-      caller.runInAsyncScope(() => {
-        this.answer(context, next, subscriber).then(
-          (answer) => answer.subscribe(subscriber),
-          (error: unknown) => subscriber.error(error),
-        );
-      });
-    });
+    return new Observable((outer) => caller.runInAsyncScope(() => this.run(context, next, outer)));
   }
 
   /** @param outer tells when the outer interceptors have turned away, by a time limit of theirs for instance */
-  private async answer(
-    context: ExecutionContext,
-    next: CallHandler,
-    outer: Subscriber<unknown>,
-  ): Promise<Observable<unknown>> {
+  private run(context: ExecutionContext, next: CallHandler, outer: Subscriber<unknown>): TeardownLogic {
     if (context.getType() !== 'http') {
       throw new Error(`@Idempotent() works on HTTP handlers, not in a context of type "${context.getType()}".`);
     }
-    const options = this.runtime.routes.ofContext(context);
-    const exchange = new HttpExchange(context);
+    const { routes, claims, keys, problemBaseUrl } = this.runtime;
+    const options = routes.ofContext(context);
+    const exchange = HttpExchange.of(context);
     failpoint('request: accepted');
     exchange.assertHoldable();
     exchange.withdrawProblem();
-    try {
-      const resolved = options.key === undefined ? undefined : await options.key(context);
-      const key = this.readKey(exchange, options, resolved);
-      if (key === undefined) {
-        return next.handle();
-      }
-      const request = await describeRequest(context, key, options);
-      const outcome = await this.runtime.claims.claim(request);
-      if (outer.closed) {
-        // They have answered already, and nobody would ever end the claim.
-        await (outcome.kind === 'claimed' && outcome.claim.rollBack());
-        return EMPTY;
-      }
-      switch (outcome.kind) {
-        case 'claimed':
-          return this.execute(context, next, exchange, request, options, outcome.claim);
-        case 'completed':
-          return replay(exchange, outcome.response);
-        default:
-          throw exceptionOf(outcome);
-      }
-    } catch (error) {
-      if (error instanceof IdempotencyException && !outer.closed) {
-        exchange.announceProblem(this.dress(error));
-      }
-      throw error;
-    }
+    const run = new RequestRun(exchange, { claims, keys, options, problemBaseUrl }, () => next.handle(), outer);
+    void run.begin(() => this.describe(context, exchange, options));
+    return () => run.unsubscribed();
+  }
+
+  /** What is asked for, and under which key; nothing for a request without a key where the route does not require one. */
+  private async describe(
+    context: ExecutionContext,
+    exchange: HttpExchange,
+    options: RouteOptions,
+  ): Promise<IdempotentRequest | undefined> {
+    const resolved = options.key === undefined ? undefined : await options.key(context);
+    const key = this.readKey(exchange, options, resolved);
+    return key === undefined ? undefined : describeRequest(context, key, options);
   }
 
   private readKey(exchange: HttpExchange, options: RouteOptions, resolved: unknown): string | undefined {
@@ -107,33 +77,6 @@ export class IdempotencyInterceptor implements NestInterceptor {
       throw new IdempotencyKeyMalformedException('it does not have the form that this operation asks for');
     }
     return parsed.key;
-  }
-
-  private execute(
-    context: ExecutionContext,
-    next: CallHandler,
-    exchange: HttpExchange,
-    request: IdempotentRequest,
-    options: RouteOptions,
-    claim: Claim,
-  ): Observable<unknown> {
-    const execution = new IdempotentExecution(claim, exchange, {
-      claims: this.runtime.claims,
-      keys: this.runtime.keys,
-      request,
-      options,
-      dress: (exception) => this.dress(exception),
-    });
-    provideContext(context, execution);
-    return execution.run(() => next.handle());
-  }
-
-  /** Gives the exception the module's problem types, and the operator its cause: the client does not get to see it. */
-  private dress<E extends IdempotencyException>(exception: E): E {
-    if (exception.cause !== undefined && exception.getStatus() >= 500) {
-      this.logger.error(exception.message, exception.cause);
-    }
-    return exception.withBaseUrl(this.runtime.problemBaseUrl);
   }
 }
 
@@ -167,18 +110,6 @@ async function describeRequest(
     path: requestTarget(request).path,
     options,
   };
-}
-
-/**
- * Sends the recorded response at once. The outer interceptors still get a value, as near to the handler's as can be
- * had, so that they complete as usual; what comes of it is not sent.
- */
-function replay(exchange: HttpExchange, response: ReplayableResponse): Observable<unknown> {
-  failpoint('replay: sending');
-  supersedeFailedRun(exchange)();
-  exchange.replay(response);
-  failpoint('replay: sent');
-  return of(valueLikeThatOf(response));
 }
 
 /** A media type that nothing reads is the client's mistake; anything else that leaves a body unread is the route's. */

@@ -5,6 +5,7 @@ import { getDataSourceToken } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
 import { ClaimService } from './claim.service.js';
 import { Connections } from './connections.js';
+import { watchExceptions } from './http/response/exception-watch.js';
 import { MODULE_OPTIONS_TOKEN } from './idempotency.module-definition.js';
 import { DEFAULT_OPTIONS, type IdempotencyModuleOptions } from './idempotency.options.js';
 import { IdempotencyOptionError, validateModuleOptions } from './idempotency.options-validation.js';
@@ -40,6 +41,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     reflector: Reflector,
   ) {
     validateModuleOptions(options);
+    watchExceptions();
     this.routes = new RouteOptionsRegistry(reflector, options);
     this.problemBaseUrl = options.problemBaseUrl ?? DEFAULT_OPTIONS.problemBaseUrl;
   }

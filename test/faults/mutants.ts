@@ -36,13 +36,13 @@ interface Change {
 
 const CLAIM = 'src/transaction-claim.ts';
 const CLAIM_SERVICE = 'src/claim.service.ts';
-const EXECUTION = 'src/idempotent-execution.ts';
-const INTERCEPTOR = 'src/idempotency.interceptor.ts';
+const REQUEST_RUN = 'src/requests/request-run.ts';
+const VERDICT = 'src/requests/verdict.ts';
 const KEY_STORE = 'src/persistence/key-store.ts';
 const SHARED_STATEMENTS = 'src/persistence/shared-statements.ts';
 const AMBIENT = 'src/persistence/ambient-transactions.ts';
 const RECORDED_RESPONSE = 'src/http/recorded-response.ts';
-const HTTP_EXCHANGE = 'src/http/http-exchange.ts';
+const HTTP_EXCHANGE = 'src/http/response/http-exchange.ts';
 
 const INSERT_ARBITER = 'created_at = case when k.expires_at <= clock_timestamp() then excluded.created_at end,';
 
@@ -87,9 +87,9 @@ export const MUTANTS: readonly Mutant[] = [
     faults: { kills: true, postgres: true, proxy: true },
     changes: [
       {
-        file: EXECUTION,
-        from: 'switch (await this.claim.record(',
-        to: 'this.answer.letGo();\n    switch (await this.claim.record(',
+        file: REQUEST_RUN,
+        from: 'const result = await this.claim.record(',
+        to: 'this.exchange.letGo();\n    const result = await this.claim.record(',
       },
     ],
   },
@@ -193,7 +193,11 @@ export const MUTANTS: readonly Mutant[] = [
     expected: ['answer without record', 'answer without effect', 'replay differs'],
     faults: { proxy: true },
     changes: [
-      { file: EXECUTION, from: 'outcome = await claims.outcomeOf(this.claim, request);', to: "outcome = 'recorded';" },
+      {
+        file: REQUEST_RUN,
+        from: '? await claims.outcomeOf(this.claim, this.request)',
+        to: "? ('recorded' as const)",
+      },
     ],
   },
   {
@@ -210,7 +214,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: '5xx recorded',
     expected: ['key stuck', 'record without effect'],
-    changes: [{ file: EXECUTION, from: 'if (status >= 500 ||', to: 'if (status >= 600 ||' }],
+    changes: [{ file: VERDICT, from: 'if (status >= 500 ||', to: 'if (status >= 600 ||' }],
   },
   {
     name: 'purge of keys that have not expired',
@@ -249,12 +253,15 @@ export const MUTANTS: readonly Mutant[] = [
     faults: { postgres: true, proxy: true },
     changes: [
       {
-        file: INTERCEPTOR,
-        from: '} catch (error) {',
-        to: `} catch (error) {
+        file: REQUEST_RUN,
+        from: `    } catch (error) {
+      this.refuse(error);`,
+        to: `    } catch (error) {
       if ((error as { getStatus?(): number }).getStatus?.() === 503) {
-        return next.handle();
-      }`,
+        this.handle().subscribe(this.outer);
+        return;
+      }
+      this.refuse(error);`,
       },
     ],
   },

@@ -1,6 +1,6 @@
 import type { Mutant } from '../mutants.js';
 
-const EXECUTION = 'src/idempotent-execution.ts';
+const HANDLER_CONTEXT = 'src/requests/handler-context.ts';
 const DURABLE_STEPS = 'src/lease/durable-steps.ts';
 const LEASE_SERVICE = 'src/lease/lease.service.ts';
 const LEASE_STORE = 'src/persistence/lease-store.ts';
@@ -87,9 +87,9 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     expected: ['effect at the provider doubled'],
     changes: [
       {
-        file: EXECUTION,
+        file: HANDLER_CONTEXT,
         from: 'downstreamKey: (step) => downstreamKey(scope, key, step),',
-        to: 'downstreamKey: (step) => downstreamKey(scope, key, `${step} ${attempt()}`),',
+        to: 'downstreamKey: (step) => downstreamKey(scope, key, `${step} ${run.attempt}`),',
       },
     ],
   },

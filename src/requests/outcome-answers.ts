@@ -1,12 +1,12 @@
-import type { Outcome, ReplayableResponse } from './claim.service.js';
-import { headerOf } from './http/recorded-response.js';
+import type { Outcome, ReplayableResponse } from '../claim.service.js';
+import { headerOf } from '../http/recorded-response.js';
 import {
   type IdempotencyException,
   IdempotencyKeyReusedException,
   IdempotencyOutcomeUnknownException,
   IdempotencyRequestInFlightException,
   IdempotencyResponseNotKeptException,
-} from './idempotency.exceptions.js';
+} from '../idempotency.exceptions.js';
 
 /** What answers a request that can neither run nor be replayed. */
 export function exceptionOf(outcome: Exclude<Outcome, { kind: 'claimed' | 'completed' }>): IdempotencyException {

@@ -1,0 +1,391 @@
+import type { ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
+import type { Writer } from './writer.js';
+import { ignoreWrites } from './ignored-writes.js';
+import { type HeldResponse, KeptResponse } from './kept-response.js';
+import { showClosed, showHeadSent } from './node-response.js';
+import { shieldOf } from './socket-shield.js';
+import { bytesOf, callBack, callbackIn, headArguments } from './write-arguments.js';
+
+/** A run of the route, as far as its response is concerned. */
+export interface HeldRun {
+  readonly maxBodyBytes: number;
+  /** Whether the running code was started by its handler, and does not write what the handler has returned. */
+  isItsCode(): boolean;
+  /** Whether the handler has not returned yet. */
+  isHandlerRunning(): boolean;
+  /** Whoever writes the head at this moment. */
+  writer(): Writer;
+  /** The response has ended, or its body has outgrown the cap, or its writer has given it up. Called once. */
+  responseEnded(response: HeldResponse): void;
+}
+
+const HOLD = Symbol('idempotency: hold');
+
+type Held = ServerResponse & { [HOLD]: ResponseHold };
+
+const HELD_METHODS = ['writeHead', 'flushHeaders', 'write', 'end', 'destroy', 'emit'] as const;
+type HeldMethods = Pick<ServerResponse, (typeof HELD_METHODS)[number]>;
+const HEADER_METHODS = ['setHeader', 'setHeaders', 'appendHeader', 'removeHeader'] as const;
+
+/**
+ * Holds a response back: what the framework or the handler writes to it is kept, and nothing reaches the socket until
+ * it is let go. To its writers it looks like any response, headers sent and ended as they go along.
+ *
+ * The raw `http.ServerResponse` is the one place where every way to answer comes together, under both adapters, after
+ * every interceptor, serializer and exception filter. Its methods are replaced on the object itself: what outer
+ * middleware put there before (compression, on-headers) still runs when the response is let go, and an Express
+ * application that a handler hands the response to gives it another prototype. All responses share the functions put
+ * there, so that V8 knows them all by one hidden class.
+ *
+ * A response has one hold, whatever the number of runs: an outer interceptor that runs the route again begins a new run
+ * on it, and what code of a run that is over still writes goes nowhere.
+ */
+export class ResponseHold {
+  private kept = new KeptResponse();
+  private run: HeldRun | undefined;
+  private readonly strangers: Pick<HeldRun, 'isItsCode'>[] = [];
+  private ordinary: HeldMethods | undefined;
+  private ordinarySocket: Socket | undefined;
+  private unguardHeaders: (() => void) | undefined;
+  /** Listeners of the handler for the end of the response that it writes itself. */
+  private insiders: [event: string, listener: (...args: unknown[]) => void][] = [];
+  /** The client has gone away, and those who watch for that were not told yet. */
+  private closed = false;
+
+  constructor(readonly response: ServerResponse) {
+    (response as Held)[HOLD] = this;
+  }
+
+  /** Has a run begin: what it writes is kept, and all that former runs have written is forgotten. */
+  begin(run: HeldRun): void {
+    if (this.ordinary === undefined) {
+      this.takeHold();
+    }
+    if (this.run !== undefined) {
+      this.disown(this.run);
+    }
+    this.run = run;
+    this.startOver();
+  }
+
+  /** From here on what `run` still writes goes nowhere. */
+  disown(run: Pick<HeldRun, 'isItsCode'>): void {
+    this.strangers.push(run);
+    this.unguardHeaders ??= guardHeaders(this.response, () => this.isStrangersCode());
+  }
+
+  /** Forgets what was written; the headers are the caller's affair. */
+  startOver(): void {
+    this.kept = new KeptResponse();
+    this.insiders = [];
+    showHeadSent(this.response, false);
+  }
+
+  /** Sends what was held; a body that outgrew the cap goes on streaming. */
+  letGo(): void {
+    const { response, kept } = this;
+    this.looseHold();
+    if (kept.broken) {
+      response.destroy();
+      return;
+    }
+    response.statusCode = kept.status;
+    response.statusMessage = kept.statusMessage;
+    const body = kept.joined();
+    if (!kept.ended) {
+      if (response.write(body)) {
+        response.emit('drain'); // its writer was told to wait
+      }
+    } else if (response.hasHeader('Trailer')) {
+      response.write(body); // trailers go behind chunks only (RFC 9112, section 7.1.2)
+      response.end(() => this.tellEnded());
+    } else {
+      // The whole body is at hand: Node adds its length.
+      if (response.hasHeader('Transfer-Encoding')) {
+        response.removeHeader('Transfer-Encoding'); // only then: Node takes it for a wish to have none at all
+      }
+      response.end(body, () => this.tellEnded());
+    }
+    this.tellClosed();
+  }
+
+  /** Throws away what was held and lets `send` answer instead. What is written later goes nowhere. */
+  replace(send: () => void): void {
+    const { response } = this;
+    this.looseHold();
+    response.statusMessage = '';
+    send();
+    ignoreWrites(response);
+    this.tellClosed();
+  }
+
+  /** Throws away what was held; the response is as it was before, but for its headers. */
+  discard(): void {
+    this.looseHold();
+    this.tellClosed();
+  }
+
+  /** @internal */
+  writeHead(status: number, rest: unknown[]): void {
+    if (this.isStrangersCode()) {
+      return;
+    }
+    const { response } = this;
+    if (this.kept.headSent) {
+      throw headersSentError();
+    }
+    const { message, headers } = headArguments(rest);
+    response.statusCode = status;
+    response.statusMessage = message ?? response.statusMessage;
+    headers.forEach(([name, value]) => response.setHeader(name, value));
+    this.sendHead();
+  }
+
+  /** @internal */
+  sendHead(): void {
+    const { kept, response } = this;
+    if (kept.headSent || this.isStrangersCode()) {
+      return;
+    }
+    kept.headSent = true;
+    kept.writer = this.run!.writer();
+    kept.status = response.statusCode;
+    kept.statusMessage = response.statusMessage;
+    // From here on Node itself refuses further headers, and tells that they were sent.
+    showHeadSent(response, true);
+  }
+
+  /** @internal */
+  write(chunk: unknown, encoding: unknown, callback: unknown): boolean {
+    const { kept, run } = this;
+    if (this.isStrangersCode()) {
+      callBack([encoding, callback]);
+      return true;
+    }
+    if (kept.ended) {
+      const error = Object.assign(new Error('write after end'), { code: 'ERR_STREAM_WRITE_AFTER_END' });
+      callBack([encoding, callback], error);
+      return false;
+    }
+    this.sendHead();
+    this.keep(chunk, encoding);
+    callBack([encoding, callback]);
+    // While the handler runs there is no way back: it may wait for this very write before it returns.
+    return kept.bodyBytes <= run!.maxBodyBytes || run!.isHandlerRunning();
+  }
+
+  /** @internal */
+  end(chunk: unknown, encoding: unknown, callback: unknown): void {
+    const { kept } = this;
+    if (this.isStrangersCode()) {
+      callBack([chunk, encoding, callback]);
+      return;
+    }
+    const done = callbackIn([chunk, encoding, callback]);
+    if (done !== undefined && this.isHandlersCode()) {
+      process.nextTick(done); // it may wait for this before it returns
+    } else if (done !== undefined) {
+      kept.callbacks.push(done);
+    }
+    if (kept.ended) {
+      return;
+    }
+    this.sendHead();
+    if (chunk !== null && chunk !== undefined && typeof chunk !== 'function') {
+      this.keep(chunk, encoding);
+    }
+    kept.ended = true;
+    this.tellRun();
+    this.tellInsiders('finish', 'close');
+  }
+
+  /** @internal Its writer has given the response up, for a source that failed half-way: it will never end. */
+  breakOff(): void {
+    const { kept } = this;
+    if (!kept.ended && !this.isStrangersCode()) {
+      kept.broken = true;
+      this.tell({ status: 500, body: null, bodyBytes: kept.bodyBytes, writer: kept.writer });
+      this.tellInsiders('close');
+    }
+  }
+
+  /** @internal */
+  emit(event: string | symbol, args: unknown[]): boolean {
+    const response = this.response as Held;
+    if (event !== 'close') {
+      return this.ordinary!.emit.call(response, event, ...args);
+    }
+    this.closed = true; // a client that goes away does not cancel the operation
+    showClosed(response, false);
+    return true;
+  }
+
+  /** @internal */
+  get hasEnded(): boolean {
+    return this.kept.ended;
+  }
+
+  /** @internal */
+  get isHeld(): boolean {
+    return this.ordinary !== undefined;
+  }
+
+  /** @internal The handler waits for the end of a response that is sent only after it has returned. */
+  listenerAdded(event: string | symbol, listener: (...args: unknown[]) => void): void {
+    if ((event === 'finish' || event === 'close') && this.isHandlersCode()) {
+      this.insiders.push([event, listener]);
+      if (this.kept.ended) {
+        this.tellInsiders('finish', 'close');
+      }
+    }
+  }
+
+  private isHandlersCode(): boolean {
+    return this.run!.isItsCode();
+  }
+
+  private isStrangersCode(): boolean {
+    return this.strangers.some((run) => run.isItsCode());
+  }
+
+  private keep(chunk: unknown, encoding: unknown): void {
+    const bytes = bytesOf(chunk, encoding);
+    const { kept } = this;
+    kept.chunks.push(bytes);
+    kept.bodyBytes += bytes.length;
+    if (kept.bodyBytes > this.run!.maxBodyBytes) {
+      this.tellRun();
+    }
+  }
+
+  private tellRun(): void {
+    const { status, bodyBytes, writer } = this.kept;
+    const body = bodyBytes > this.run!.maxBodyBytes ? null : this.kept.joined();
+    this.tell({ status, body, bodyBytes, writer });
+  }
+
+  private tell(response: HeldResponse): void {
+    if (!this.kept.told) {
+      this.kept.told = true;
+      this.run!.responseEnded(response);
+    }
+  }
+
+  private tellInsiders(...events: ('finish' | 'close')[]): void {
+    if (this.insiders.length > 0) {
+      process.nextTick(() => {
+        for (const event of events) {
+          this.tellInsidersOf(event);
+        }
+      });
+    }
+  }
+
+  /** Whoever was told now is not told once more when the response is let go. */
+  private tellInsidersOf(event: string): void {
+    const { response } = this;
+    const told = this.insiders.filter(([name]) => name === event);
+    this.insiders = this.insiders.filter(([name]) => name !== event);
+    for (const [, listener] of told) {
+      if (response.listeners(event).includes(listener)) {
+        response.removeListener(event, listener);
+        listener.call(response);
+      }
+    }
+  }
+
+  private tellEnded(): void {
+    this.kept.callbacks.forEach((callback) => callback());
+  }
+
+  private tellClosed(): void {
+    if (this.closed) {
+      const response = this.response as Held;
+      this.closed = false;
+      showClosed(response, true);
+      response.emit('close');
+    }
+  }
+
+  private takeHold(): void {
+    const response = this.response as Held;
+    const { writeHead, flushHeaders, write, end, destroy, emit, req } = response;
+    this.ordinary = { writeHead, flushHeaders, write, end, destroy, emit };
+    Object.assign(response, HOLDING);
+    Object.defineProperty(response, 'writableEnded', ENDED);
+    response.on('newListener', listenerAdded);
+    this.ordinarySocket = req.socket;
+    req.socket = shieldOf(req.socket);
+  }
+
+  private looseHold(): void {
+    const response = this.response as Held;
+    const { ordinary } = this;
+    if (ordinary !== undefined) {
+      this.unguardHeaders?.();
+      this.unguardHeaders = undefined;
+      Object.assign(response, ordinary);
+      response.removeListener('newListener', listenerAdded);
+      showHeadSent(response, false);
+      response.req.socket = this.ordinarySocket!;
+      this.ordinary = undefined;
+    }
+  }
+}
+
+/** What stands on every response that is held. */
+const HOLDING = {
+  writeHead(this: Held, status: number, ...rest: unknown[]): ServerResponse {
+    this[HOLD].writeHead(status, rest);
+    return this;
+  },
+  flushHeaders(this: Held): void {
+    this[HOLD].sendHead();
+  },
+  write(this: Held, chunk: unknown, encoding?: unknown, callback?: unknown): boolean {
+    return this[HOLD].write(chunk, encoding, callback);
+  },
+  end(this: Held, chunk?: unknown, encoding?: unknown, callback?: unknown): ServerResponse {
+    this[HOLD].end(chunk, encoding, callback);
+    return this;
+  },
+  destroy(this: Held): ServerResponse {
+    this[HOLD].breakOff();
+    return this;
+  },
+  emit(this: Held, event: string | symbol, ...args: unknown[]): boolean {
+    return this[HOLD].emit(event, args);
+  },
+};
+
+/** Not by `finished`: by that Node tells an idle connection, and closes it when the server shuts down. */
+const ENDED: PropertyDescriptor & ThisType<Held> = {
+  get() {
+    const hold = this[HOLD];
+    return hold.isHeld ? hold.hasEnded : this.finished;
+  },
+  set() {}, // it tells; nobody can tell it
+  configurable: true,
+};
+
+function listenerAdded(this: ServerResponse, event: string | symbol, listener: (...args: unknown[]) => void): void {
+  (this as Held)[HOLD].listenerAdded(event, listener);
+}
+
+/** Code of a run that is over must not touch the headers of the next one. Rare enough for functions of its own. */
+function guardHeaders(response: ServerResponse, isStrangersCode: () => boolean): () => void {
+  const ordinary = Object.fromEntries(HEADER_METHODS.map((name) => [name, response[name]]));
+  for (const name of HEADER_METHODS) {
+    const method = response[name] as (...args: unknown[]) => unknown;
+    Object.assign(response, {
+      [name]: (...args: unknown[]): unknown => (isStrangersCode() ? response : method.apply(response, args)),
+    });
+  }
+  return () => void Object.assign(response, ordinary);
+}
+
+function headersSentError(): Error {
+  const error = new Error('Cannot write headers after they are sent to the client');
+  return Object.assign(error, { code: 'ERR_HTTP_HEADERS_SENT' });
+}

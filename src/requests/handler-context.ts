@@ -1,0 +1,41 @@
+import type { Claim } from '../claim.js';
+import type { IdempotencyContext } from '../idempotency-context.decorator.js';
+import { DurableStepError } from '../lease/durable-step.error.js';
+import { downstreamKey } from '../lease/downstream-key.js';
+import type { StoredKeys } from '../stored-keys.js';
+
+/** A run of the handler, read when the context is asked: another run has another claim. */
+export interface HandlersRun {
+  readonly request: { readonly key: string; readonly scope: string };
+  readonly attempt: number;
+  readonly claim: Claim;
+}
+
+/** What a handler may know and do. */
+export function contextOf(run: HandlersRun, keys: StoredKeys): IdempotencyContext {
+  const { key, scope } = run.request;
+  return {
+    key,
+    scope,
+    get attempt() {
+      return run.attempt;
+    },
+    get manager() {
+      return run.claim.createManager();
+    },
+    get signal() {
+      return run.claim.signal;
+    },
+    afterCommit: (callback) => run.claim.afterCommit(callback),
+    downstreamKey: (step) => downstreamKey(scope, key, step),
+    find: (other) => keys.find({ scope, key: other }),
+    forget: (other) => keys.forget({ scope, key: other }),
+    step: (name, work) => run.claim.tools?.step(name, work) ?? refuseStep(name),
+    transaction: (name, work) => run.claim.tools?.transaction(name, work) ?? refuseStep(name),
+  };
+}
+
+function refuseStep(name: string): Promise<never> {
+  const error = `Step "${name}" cannot be remembered in transaction mode, where the handler runs as a whole or not at all. Set \`mode: 'lease'\` on the route.`;
+  return Promise.reject(new DurableStepError(error));
+}

@@ -1,0 +1,478 @@
+import { HttpException, Logger, StreamableFile } from '@nestjs/common';
+import { lastValueFrom, type Observable, type Subscriber, toArray } from 'rxjs';
+import type { Claim } from '../claim.js';
+import type { ClaimService, IdempotentRequest, Outcome, ReplayableResponse } from '../claim.service.js';
+import { failpoint } from '../failpoint.js';
+import type { ExchangeRun, HttpExchange } from '../http/response/http-exchange.js';
+import type { HeldResponse } from '../http/response/kept-response.js';
+import type { Writer } from '../http/response/writer.js';
+import type { IdempotencyContext } from '../idempotency-context.decorator.js';
+import {
+  IdempotencyConflictException,
+  IdempotencyException,
+  IdempotencyStoreUnavailableException,
+  IdempotencyTimeoutException,
+  IdempotencyTransactionFailedException,
+} from '../idempotency.exceptions.js';
+import type { RouteOptions } from '../idempotency.options.js';
+import { isRetryable, postgresErrorOf } from '../persistence/sqlstate.js';
+import type { StoredKeys } from '../stored-keys.js';
+import { delay, rerunPauseMs } from '../timing.js';
+import { contextOf } from './handler-context.js';
+import { exceptionOf, valueLikeThatOf } from './outcome-answers.js';
+import { after, type Event, isEnd, type State } from './request-states.js';
+import { type HandlerEnd, verdictOn } from './verdict.js';
+
+interface Surroundings {
+  readonly claims: ClaimService;
+  readonly keys: StoredKeys;
+  readonly options: RouteOptions;
+  readonly problemBaseUrl: string;
+}
+
+/**
+ * One run of a request, from its key to its answer: claims the key, runs the handler in the claim's transaction, holds
+ * its response, and lets it go once its outcome is recorded. Its states are those of {@link State}; the response's end
+ * and the handler's are waited for both.
+ */
+export class RequestRun implements ExchangeRun {
+  private static readonly logger = new Logger('Idempotency');
+
+  request!: IdempotentRequest;
+  claim!: Claim;
+  private state: State = 'received';
+  private handlersContext: IdempotencyContext | undefined;
+  private hasFailed = false;
+  private hasValue = false;
+  private statusAtReturn = 0;
+  private undone: Promise<void> | undefined;
+  private held: HeldResponse | undefined;
+  /** The library's own problems that this run has answered, or handed to the exception filters. */
+  private readonly problems: IdempotencyException[] = [];
+  private timer: NodeJS.Timeout | undefined;
+
+  /**
+   * @param handle starts the handler
+   * @param outer what the handler returns reaches the outer interceptors as if nothing were in between
+   */
+  constructor(
+    private readonly exchange: HttpExchange,
+    private readonly around: Surroundings,
+    private readonly handle: () => Observable<unknown>,
+    private readonly outer: Subscriber<unknown>,
+  ) {}
+
+  /** @param describe reads the request; nothing for one without a key, whose handler runs unprotected */
+  async begin(describe: () => Promise<IdempotentRequest | undefined>): Promise<void> {
+    try {
+      const request = await describe();
+      if (this.state !== 'received') {
+        return;
+      }
+      if (request === undefined) {
+        this.on('no key');
+        this.handle().subscribe(this.outer);
+        return;
+      }
+      this.request = request;
+      this.on('key accepted');
+      await this.meet(await this.around.claims.claim(request));
+    } catch (error) {
+      this.refuse(error);
+    }
+  }
+
+  get context(): IdempotencyContext {
+    return (this.handlersContext ??= contextOf(this, this.around.keys));
+  }
+
+  get attempt(): number {
+    return this.claim.attempt ?? this.exchange.attempt;
+  }
+
+  get maxBodyBytes(): number {
+    return this.around.options.maxBodyBytes;
+  }
+
+  /** With a value returned it is the framework that writes, be it from the context of a stream the handler opened. */
+  isItsCode(): boolean {
+    return !this.hasValue && this.claim.isRunning;
+  }
+
+  isHandlerRunning(): boolean {
+    return this.state === 'running';
+  }
+
+  writer(): Writer {
+    if (this.exchange.answersProblem) {
+      return 'problem';
+    }
+    // What became an error since the handler returned was thrown further out, though no filter has been seen.
+    const { status } = this.exchange;
+    const hasBecomeError = this.state === 'returned' && status >= 400 && status !== this.statusAtReturn;
+    if (this.exchange.answersException) {
+      return 'error';
+    }
+    return this.isItsCode() ? 'handler' : hasBecomeError ? 'error' : 'framework';
+  }
+
+  responseEnded(response: HeldResponse): void {
+    this.held = response;
+    this.hasFailed ||= this.state === 'pausing'; // somebody further out has answered before the handler ran again
+    this.on('response ended');
+    this.decideWhenEnded();
+  }
+
+  /** An outer interceptor has run the route again: who can claim the key then shows that this claim is over. */
+  makeWay(): boolean {
+    if (this.state === 'failed') {
+      this.on('next run');
+      void this.claim.rollBack();
+    }
+    return this.state === 'superseded';
+  }
+
+  /** An outer interceptor has turned away before the handler was done: a time limit of its own, for instance. */
+  unsubscribed(): void {
+    switch (this.state) {
+      case 'received':
+      case 'claiming':
+        this.on('outer gone');
+        break;
+      case 'running':
+      case 'answered':
+      case 'pausing':
+        this.hasFailed = true;
+        if (this.around.options.storeErrors === undefined) {
+          this.claim.abort(new Error('an outer interceptor gave the handler up'));
+        } else {
+          this.undone = this.claim.undoWrites();
+        }
+        this.on('outer gone');
+        this.decideWhenEnded();
+        break;
+    }
+  }
+
+  /** Goes on from what the key holds. */
+  private async meet(outcome: Outcome): Promise<void> {
+    if (this.state !== 'claiming' && this.state !== 'pausing') {
+      // The outer interceptors, or the time limit, have answered meanwhile, and nobody would ever end the claim.
+      await (outcome.kind === 'claimed' && outcome.claim.rollBack());
+      return;
+    }
+    switch (outcome.kind) {
+      case 'claimed':
+        await this.startAttempt(outcome.claim);
+        break;
+      case 'completed':
+        this.replay(outcome.response);
+        break;
+      default:
+        this.refuse(exceptionOf(outcome));
+    }
+  }
+
+  /** The one place where an attempt begins, with nothing left of the one before it. */
+  private async startAttempt(claim: Claim): Promise<void> {
+    this.claim = claim;
+    if (this.state === 'claiming' && !this.exchange.begin(this)) {
+      this.on('outer gone'); // a former run is about to answer
+      await claim.rollBack();
+      this.outer.complete();
+      return;
+    }
+    this.timer ??= setTimeout(() => this.timeOut(), this.around.options.timeoutMs);
+    this.on('claimed');
+    failpoint('handler: starting');
+    // Buffered until the last value is there: what is not delivered yet can be run again.
+    claim
+      .run(() => lastValueFrom(this.handle().pipe(toArray())))
+      .then(
+        (values) => this.returned(values),
+        (error: unknown) => this.threw(error),
+      )
+      .catch((error: unknown) => RequestRun.logger.error(error));
+  }
+
+  private returned(values: unknown[]): void {
+    const value = values.at(-1);
+    if (this.state !== 'running' && this.state !== 'answered') {
+      this.on('handler returned');
+      if (value instanceof StreamableFile) {
+        value.getStream().destroy(); // nobody reads it: it came too late
+      }
+      return;
+    }
+    failpoint('handler: returned');
+    this.hasValue = value !== undefined;
+    this.statusAtReturn = this.exchange.status;
+    this.on('handler returned');
+    this.decideWhenEnded();
+    values.forEach((each) => this.outer.next(each));
+    this.outer.complete();
+  }
+
+  private async threw(error: unknown): Promise<void> {
+    if (this.state !== 'running' && this.state !== 'answered') {
+      this.on('handler threw');
+      return;
+    }
+    failpoint('handler: failed');
+    if (isRetryable(error) && this.mayRunAgain && !this.exchange.hasBegun) {
+      this.on('to run again');
+      const { claim } = this;
+      this.exchange.beginAgain({ isItsCode: () => claim.isRunning });
+      await claim.rollBack();
+      await this.runAgain();
+      return;
+    }
+    const translated = this.translate(error);
+    this.hasFailed = true;
+    this.undone = this.undo();
+    this.on('handler threw');
+    this.decideWhenEnded();
+    await this.undone;
+    this.outer.error(translated);
+  }
+
+  /** The handler met a concurrent transaction: it starts anew, from a claim of its own. */
+  private async runAgain(): Promise<void> {
+    await delay(rerunPauseMs(this.attempt));
+    try {
+      await this.meet(await this.around.claims.claim(this.request));
+    } catch (error) {
+      this.refuse(this.exceptionFrom(error));
+    }
+  }
+
+  private replay(response: ReplayableResponse): void {
+    const isFirst = this.state === 'claiming';
+    this.on('found recorded');
+    failpoint('replay: sending');
+    if (isFirst) {
+      this.exchange.replay(response);
+    } else {
+      this.exchange.replaceByReplay(response);
+    }
+    failpoint('replay: sent');
+    // The outer interceptors still get a value, so that they complete as usual; what comes of it is not sent.
+    this.outer.next(valueLikeThatOf(response));
+    this.outer.complete();
+  }
+
+  /** Hands an answer of the protocol, or what its own resolvers have thrown, to the exception filters. */
+  private refuse(error: unknown): void {
+    if (this.outer.closed || isEnd(this.state)) {
+      return;
+    }
+    if (error instanceof IdempotencyException) {
+      this.announce(error);
+    }
+    this.hasFailed = true;
+    this.on('refused');
+    this.outer.error(error);
+  }
+
+  private timeOut(): void {
+    const { timeoutMs, mode } = this.around.options;
+    const exception = new IdempotencyTimeoutException(timeoutMs, mode);
+    this.claim.abort(exception);
+    switch (this.state) {
+      case 'running':
+      case 'answered':
+      case 'pausing':
+        this.hasFailed = true;
+        this.announce(exception);
+        this.on('time limit');
+        this.decideWhenEnded();
+        this.outer.error(exception);
+        break;
+      case 'returned':
+      case 'failed':
+        this.on('time limit');
+        try {
+          this.exchange.replaceByProblem(this.present(exception)); // the response never ended
+        } catch (error) {
+          RequestRun.logger.error(error); // out of a timer it would end the process
+        }
+        break;
+      default:
+        this.on('time limit'); // how the record ends tells what became of it
+    }
+  }
+
+  /** Undoes the handler's writes; where its error may be stored, the key stays claimed until the response is known. */
+  private undo(): Promise<void> {
+    return this.around.options.storeErrors === undefined ? this.claim.rollBack() : this.claim.undoWrites();
+  }
+
+  private decideWhenEnded(): void {
+    if (this.held !== undefined && this.state === 'deciding') {
+      this.decide(this.held).catch((error: unknown) => RequestRun.logger.error(error));
+    }
+  }
+
+  private async decide(response: HeldResponse): Promise<void> {
+    await this.undone;
+    failpoint('response: held');
+    try {
+      switch (verdictOn(this.handlerEnd, response.writer, response.status, this.around.options.storeErrors)) {
+        case 'record the error':
+          await this.claim.undoWrites();
+          await this.record(response);
+          break;
+        case 'record':
+          await this.record(response);
+          break;
+        case 'roll back':
+          this.on('to roll back');
+          await this.claim.rollBack();
+          this.on('rolled back');
+          this.exchange.letGo();
+          break;
+        case 'roll back and replace':
+          this.on('to roll back');
+          await this.claim.rollBack();
+          this.replaceByProblem(this.problems.at(-1) ?? failedAfterItsAnswer());
+          break;
+      }
+    } catch (error) {
+      await this.claim.rollBack();
+      await this.answerFailure(error, response);
+    }
+  }
+
+  private get handlerEnd(): HandlerEnd {
+    return !this.hasFailed ? 'returned' : this.claim.isAborted ? 'given up' : 'failed';
+  }
+
+  private async record({ status, body, bodyBytes }: HeldResponse): Promise<void> {
+    const { claims, options } = this.around;
+    this.on('to record');
+    const headers = this.exchange.changedHeaders(options.replayHeaders);
+    const result = await this.claim.record({ status, headers, body, bodyBytes });
+    if (result === 'recorded') {
+      await this.answerRecorded();
+      return;
+    }
+    this.on('commit unknown');
+    const outcome =
+      result === 'unanswered'
+        ? await claims.outcomeOf(this.claim, this.request)
+        : await claims.outcomeOfOther(this.request);
+    if (outcome === 'recorded') {
+      await this.answerRecorded();
+    } else if (outcome.kind === 'completed') {
+      this.on('found recorded');
+      this.exchange.replaceByReplay(outcome.response); // the key was lost to another request, whose outcome is the answer
+    } else if (outcome.kind !== 'claimed') {
+      this.replaceByProblem(exceptionOf(outcome));
+    }
+  }
+
+  private async answerRecorded(): Promise<void> {
+    this.on('committed');
+    this.exchange.letGo();
+    failpoint('response: sent');
+    await this.claim.runAfterCommit();
+  }
+
+  private async answerFailure(error: unknown, { body }: HeldResponse): Promise<void> {
+    if (isEnd(this.state)) {
+      throw error; // it has its answer, but for what Node refused of it
+    }
+    const exception = this.exceptionFrom(error);
+    if (
+      exception instanceof IdempotencyConflictException &&
+      this.mayRunAgain &&
+      body !== null &&
+      this.exchange.canRunRouteAgain
+    ) {
+      await delay(rerunPauseMs(this.attempt));
+      this.on('to run again');
+      this.exchange.runRouteAgain();
+      return;
+    }
+    this.replaceByProblem(exception);
+  }
+
+  private replaceByProblem(exception: IdempotencyException): void {
+    const presented = this.present(exception);
+    this.on('not recorded');
+    this.exchange.replaceByProblem(presented);
+  }
+
+  private get mayRunAgain(): boolean {
+    const { mode, retries } = this.around.options;
+    return mode === 'transaction' && this.attempt <= retries; // in lease mode each step is run again by itself
+  }
+
+  /** The handler's error as the exception filters get it. */
+  private translate(error: unknown): unknown {
+    if (error instanceof IdempotencyException) {
+      this.announce(error); // a step's: the lease is lost, or the store out of reach
+      return error;
+    }
+    if (error instanceof HttpException) {
+      return error;
+    }
+    const exception = isRetryable(error)
+      ? new IdempotencyConflictException({ cause: error })
+      : this.claim.connectionLost || isFatal(error)
+        ? new IdempotencyStoreUnavailableException('The connection to the database was lost.', { cause: error })
+        : undefined;
+    if (exception === undefined) {
+      return error;
+    }
+    this.announce(exception);
+    return exception;
+  }
+
+  private exceptionFrom(error: unknown): IdempotencyException {
+    return error instanceof IdempotencyException
+      ? error
+      : new IdempotencyTransactionFailedException('The outcome of the operation could not be recorded.', {
+          cause: error,
+        });
+  }
+
+  private announce(exception: IdempotencyException): void {
+    this.exchange.announceProblem(this.present(exception));
+  }
+
+  /** Gives the exception the module's problem types, and remembers it for the operator. */
+  private present(exception: IdempotencyException): IdempotencyException {
+    if (!this.problems.includes(exception)) {
+      this.problems.push(exception);
+    }
+    return exception.withBaseUrl(this.around.problemBaseUrl);
+  }
+
+  private on(event: Event): void {
+    const ended = isEnd(this.state);
+    this.state = after(this.state, event);
+    if (!ended && isEnd(this.state)) {
+      clearTimeout(this.timer);
+      this.logProblems();
+    }
+  }
+
+  /** The operator gets the causes, once: the client does not get to see them. */
+  private logProblems(): void {
+    for (const { cause, message } of this.problems.filter((problem) => problem.getStatus() >= 500)) {
+      if (cause !== undefined) {
+        RequestRun.logger.error(message, cause);
+      }
+    }
+  }
+}
+
+function failedAfterItsAnswer(): IdempotencyException {
+  return new IdempotencyTransactionFailedException('The operation failed after it had answered, and was rolled back.');
+}
+
+/** PostgreSQL's last word on a session that it ends; its socket closes a moment later. */
+function isFatal(error: unknown): boolean {
+  return postgresErrorOf(error)?.severity === 'FATAL';
+}
