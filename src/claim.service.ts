@@ -7,7 +7,6 @@ import {
   IN_FLIGHT_LOOK_MS,
   IN_FLIGHT_POLL_MS,
   OUTCOME_LOOK_UPS,
-  POOL_WAIT_MS,
   RECENT_KEYS,
   TRANSACTION_TIMEOUT_SLACK_MS,
 } from './idempotency.constants.js';
@@ -15,8 +14,8 @@ import { IdempotencyStoreUnavailableException } from './idempotency.exceptions.j
 import type { IsolationLevel, RouteOptions } from './idempotency.options.js';
 import type { LeaseService } from './lease/lease.service.js';
 import { AmbientTransaction } from './persistence/ambient-transaction.js';
-import type { DatabaseConnection } from './persistence/database-connection.js';
 import type { ClaimedRequest, ClaimRequest, ClaimResult, KeyStore, PeekResult } from './persistence/key-store.js';
+import { OwnedTransaction } from './persistence/owned-transaction.js';
 import type { FoundKey, StoredHeader } from './persistence/shared-statements.js';
 import type { UnfinishedState } from './persistence/stored-key.js';
 import { RecentKeys, type Sighting } from './recent-keys.js';
@@ -202,7 +201,7 @@ export class ClaimService {
     const { scope, key, fingerprint, fingerprintVersion, method, path, options } = request;
     const isolation = options.isolation ?? this.connections.transactions.defaultIsolation;
     const claimId = randomUUID();
-    const { connection, result } = await this.tryClaim({
+    const { transaction, result } = await this.tryClaim({
       scope,
       key,
       claimId,
@@ -214,14 +213,14 @@ export class ClaimService {
       case 'claimed': {
         const { ttlMs } = options;
         const claimed = { scope, key, fingerprint, fingerprintVersion, method, path, claimId, ttlMs };
-        return { kind: 'claimed', claim: this.claimBy(connection, isolation, claimed, this.started(name)) };
+        return { kind: 'claimed', claim: this.claimBy(transaction, isolation, claimed, this.started(name)) };
       }
       case 'completed':
       case 'unfinished':
-        this.giveBack(connection);
+        giveBack(transaction);
         return outcomeOf(result, request);
       case 'in flight':
-        this.giveBack(connection);
+        giveBack(transaction);
         return result;
     }
   }
@@ -231,7 +230,7 @@ export class ClaimService {
   }
 
   private async look(request: IdempotentRequest): Promise<ClaimResult> {
-    const { connection, result } = await this.tryClaim({
+    const { transaction, result } = await this.tryClaim({
       scope: request.scope,
       key: request.key,
       claimId: randomUUID(),
@@ -239,22 +238,25 @@ export class ClaimService {
       isolation: 'READ COMMITTED', // by an older snapshot a COMMIT that was waited for would not be seen
       savepoint: false,
     });
-    this.giveBack(connection);
+    giveBack(transaction);
     return result;
   }
 
-  private tryClaim(request: ClaimRequest): Promise<{ connection: DatabaseConnection; result: ClaimResult }> {
-    return this.connections.ask((client) => this.store.claim(client, request)).catch(cannotClaim);
+  private async tryClaim(request: ClaimRequest): Promise<{ transaction: OwnedTransaction; result: ClaimResult }> {
+    const { connection, result } = await this.connections
+      .ask((client) => this.store.claim(client, request))
+      .catch(cannotClaim);
+    return { transaction: new OwnedTransaction(connection, this.store), result };
   }
 
   private claimBy(
-    connection: DatabaseConnection,
+    owned: OwnedTransaction,
     isolation: IsolationLevel | undefined,
     claimed: ClaimedRequest,
     end: ClaimEnd,
   ): Claim {
     const { transactions } = this.connections;
-    const transaction = new AmbientTransaction(transactions, connection, isolation ?? 'READ COMMITTED');
+    const transaction = new AmbientTransaction(transactions, owned, isolation ?? 'READ COMMITTED');
     return new TransactionClaim(claimed, transaction, this.store, end);
   }
 
@@ -279,18 +281,11 @@ export class ClaimService {
       },
     };
   }
+}
 
-  /** Ends a transaction that has only looked. The answer to the client does not wait for it. */
-  private giveBack(connection: DatabaseConnection): void {
-    const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);
-    void this.store
-      .rollback(connection.client)
-      .then(
-        () => connection.release(),
-        (error: unknown) => connection.destroy(error),
-      )
-      .finally(() => clearTimeout(limit));
-  }
+/** Ends a transaction that has only looked. The answer to the client does not wait for it. */
+function giveBack(transaction: OwnedTransaction): void {
+  void transaction.rollBack();
 }
 
 /** What a key that is taken means for a request. */

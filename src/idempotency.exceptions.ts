@@ -226,3 +226,15 @@ export class TransactionRolledBackError extends Error {
     );
   }
 }
+
+/** The same where the answer to COMMIT was lost, so that it is not known whether what the work belongs to was kept. */
+export class TransactionOutcomeUnknownError extends Error {
+  override readonly name = 'TransactionOutcomeUnknownError';
+
+  constructor() {
+    super(
+      'The connection was lost while the transaction of this idempotent request was committed, so it is not known whether it took place, and what still runs on its behalf can no longer use the database. ' +
+        'Await all work before the handler returns; for writes that do not depend on the outcome use IdempotencyService.outsideTransaction().',
+    );
+  }
+}

@@ -1,8 +1,8 @@
+import type { PoolClient } from 'pg';
 import type { EntityManager } from 'typeorm';
 import type { AfterCommitCallback } from './after-commit.js';
 import type { Claim, ClaimEnd, RecordResult } from './claim.js';
 import { failpoint } from './failpoint.js';
-import { POOL_WAIT_MS } from './idempotency.constants.js';
 import {
   IdempotencyConflictException,
   IdempotencyException,
@@ -18,19 +18,14 @@ import {
   type RecordableResponse,
   TransactionEndedByHandlerError,
 } from './persistence/key-store.js';
-import { isDefiniteFailure, isRetryable, SQLSTATE, sqlStateOf } from './persistence/sqlstate.js';
+import { isRetryable, SQLSTATE, sqlStateOf } from './persistence/sqlstate.js';
 
 /** A claim that holds its key by a transaction, in which the handler runs. */
 export class TransactionClaim implements Claim {
   readonly attempt = undefined;
   readonly tools = undefined;
-  private recording = false;
-  private sent = false;
-  /** Once true, the connection may be somebody else's. */
-  private over = false;
-  private stopWaiting: ((cause: Error) => void) | undefined;
-  private abortedBecause: Error | undefined;
   private controller: AbortController | undefined;
+  private isSettled = false;
 
   constructor(
     readonly request: ClaimedRequest,
@@ -65,13 +60,13 @@ export class TransactionClaim implements Claim {
   get signal(): AbortSignal {
     this.controller ??= new AbortController();
     if (this.isAborted) {
-      this.controller.abort(this.abortedBecause);
+      this.controller.abort(this.transaction.abortedBecause);
     }
     return this.controller.signal;
   }
 
   get isAborted(): boolean {
-    return this.abortedBecause !== undefined;
+    return this.transaction.abortedBecause !== undefined;
   }
 
   get connectionLost(): boolean {
@@ -90,118 +85,76 @@ export class TransactionClaim implements Claim {
    */
   async record(response: RecordableResponse): Promise<RecordResult> {
     const { transaction } = this;
-    const record = { request: this.request, response };
-    if (this.over) {
+    if (transaction.isOver) {
       throw new IdempotencyStoreUnavailableException('The operation was rolled back before it could be recorded.');
     }
-    this.recording = true;
     this.end.begun();
-    try {
-      if (transaction.state === 'rolled back') {
-        await this.send(record, true);
-      } else {
-        await this.unlessAborted(transaction.commit(() => this.send(record, false)));
-      }
-      failpoint('record: committed');
-      this.over = true;
-      transaction.connection.release();
-      return 'recorded';
-    } catch (error) {
-      this.over = true;
-      transaction.state = 'rolled back';
-      transaction.connection.destroy(error);
-      return this.explain(error);
-    } finally {
-      this.settle();
+    const record = { request: this.request, response };
+    const undoWrites = transaction.state === 'rolled back';
+    const answer = await transaction.commit((client) => this.send(client, record, undoWrites));
+    this.settle();
+    switch (answer.kind) {
+      case 'committed':
+        failpoint('record: committed');
+        return 'recorded';
+      case 'unknown':
+        return 'unanswered';
+      case 'refused':
+        if (answer.error instanceof KeyAlreadyRecordedError) {
+          return 'lost';
+        }
+        throw recordFailure(answer.error);
     }
   }
 
   /** Undoes all that the handler did in the database, unless the claim has ended; further statements are refused. */
   async rollBack(): Promise<void> {
-    const { transaction } = this;
-    if (this.over) {
+    if (this.transaction.isOver) {
       return;
     }
-    this.over = true;
     this.end.begun();
-    const { connection } = transaction;
-    // A network that swallows the ROLLBACK must not keep the key in flight, nor the connection out of the pool.
-    const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);
-    try {
-      await transaction.refuseFurtherWork();
-      failpoint('rollback: sending');
-      await this.store.rollback(connection.client);
-      failpoint('rollback: done');
-      connection.release();
-    } catch (error) {
-      connection.destroy(error);
-    } finally {
-      clearTimeout(limit);
-      this.settle();
-    }
+    await this.transaction.rollBack();
+    this.settle();
   }
 
-  /** Ends it at once, whatever the connection is busy with, by closing it. A record under way tells how it ended. */
+  /** Ends it at once, whatever the connection is busy with. A record under way tells how it ended. */
   abort(cause: Error): void {
-    const { transaction } = this;
-    if (this.over) {
+    if (this.transaction.isOver) {
       return;
     }
-    this.abortedBecause = cause;
+    this.transaction.abort(cause);
     this.controller?.abort(cause);
-    transaction.state = 'rolled back';
-    transaction.connection.destroy(cause);
-    this.stopWaiting?.(cause);
-    if (!this.recording) {
-      this.over = true;
-      this.settle();
-    }
-  }
-
-  /** What `work` gives, but no longer waited for once the claim is aborted. */
-  private unlessAborted<T>(work: Promise<T>): Promise<T> {
-    return new Promise((resolve, reject) => {
-      this.stopWaiting = reject;
-      work.then(resolve, reject);
-    });
+    this.settle();
   }
 
   private settle(): void {
-    this.end.begun();
-    this.end.settled(this.transaction.state === 'committed');
+    if (!this.isSettled) {
+      this.isSettled = true;
+      this.end.begun();
+      this.end.settled(this.transaction.isCommitted);
+    }
   }
 
-  private send(record: NewRecord, undoWrites: boolean): Promise<void> {
+  private send(client: PoolClient, record: NewRecord, undoWrites: boolean): Promise<void> {
     failpoint('record: sending');
-    this.sent = true;
-    const recorded = this.store.record(this.transaction.connection.client, record, undoWrites);
+    const recorded = this.store.record(client, record, undoWrites);
     failpoint('record: sent');
     return recorded;
   }
-
-  private explain(error: unknown): RecordResult {
-    if (error instanceof KeyAlreadyRecordedError) {
-      return 'lost';
-    }
-    if (error instanceof IdempotencyException && !this.sent) {
-      throw error;
-    }
-    if (error instanceof TransactionEndedByHandlerError) {
-      throw new IdempotencyTransactionFailedException(
-        'The handler ended the transaction of its request by a statement of its own, so the response could not be recorded with its writes.',
-        { cause: error },
-      );
-    }
-    if (this.sent && !isDefiniteFailure(error)) {
-      return 'unanswered';
-    }
-    throw recordFailure(error);
-  }
 }
 
-/** The answer to a transaction that PostgreSQL refused to commit. */
+/** The answer to a transaction that was not committed. */
 function recordFailure(error: unknown): IdempotencyException {
+  if (error instanceof IdempotencyException) {
+    return error; // it was given up before anything was sent
+  }
   const options = { cause: error };
+  if (error instanceof TransactionEndedByHandlerError) {
+    return new IdempotencyTransactionFailedException(
+      'The handler ended the transaction of its request by a statement of its own, so the response could not be recorded with its writes.',
+      options,
+    );
+  }
   const code = sqlStateOf(error);
   if (isRetryable(error)) {
     return new IdempotencyConflictException(options);

@@ -2,11 +2,11 @@ import type { EntityManager } from 'typeorm';
 import type { Connections } from '../connections.js';
 import { failpoint } from '../failpoint.js';
 import { IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
-import { POOL_WAIT_MS, TRANSACTION_TIMEOUT_SLACK_MS } from '../idempotency.constants.js';
+import { TRANSACTION_TIMEOUT_SLACK_MS } from '../idempotency.constants.js';
 import type { RouteOptions } from '../idempotency.options.js';
 import { AmbientTransaction } from '../persistence/ambient-transaction.js';
-import type { DatabaseConnection } from '../persistence/database-connection.js';
 import { FencedOffError, type LeaseStore, type NewStep } from '../persistence/lease-store.js';
+import { OwnedTransaction } from '../persistence/owned-transaction.js';
 import { isDefiniteFailure } from '../persistence/sqlstate.js';
 import type { LeaseHold } from './lease-hold.js';
 import { outcomeAsJson } from './step-outcome.js';
@@ -38,69 +38,72 @@ export class StepTransaction {
     step: Omit<NewStep, 'outcome'>,
     work: (manager: EntityManager) => Promise<T>,
   ): Promise<string> {
-    const { store, options } = this;
-    const limitMs = options.timeoutMs + TRANSACTION_TIMEOUT_SLACK_MS;
-    const { connection } = await this.connections
-      .ask((client) => store.begin(client, step, isolation, limitMs))
-      .catch(cannotBegin);
-    const transaction = new AmbientTransaction(
-      this.connections.transactions,
-      connection,
-      isolation ?? 'READ COMMITTED',
-    );
-    let committing = false;
-    let isOverdue = false;
+    const limitMs = this.options.timeoutMs + TRANSACTION_TIMEOUT_SLACK_MS;
+    const transaction = await this.begin(isolation, step, limitMs);
     // PostgreSQL ends it by then, but a network that swallows the answers of a statement would swallow that, too.
-    const limit = setTimeout(() => {
-      isOverdue = true;
-      connection.destroy(new Error(`the transaction of step "${step.name}" took more than ${limitMs} ms`));
-    }, limitMs);
+    const limit = setTimeout(
+      () => transaction.abort(new Error(`the transaction of step "${step.name}" took more than ${limitMs} ms`)),
+      limitMs,
+    );
     try {
-      const result = await transaction.run(() => work(transaction.createManager()));
-      const outcome = outcomeAsJson(step.name, { returned: result });
-      failpoint('step: ran');
-      committing = true;
-      await transaction.commit((client) => store.commitStep(client, { ...step, outcome }));
-      connection.release();
+      const outcome = await perform(transaction, step.name, work);
+      await this.commit(transaction, { ...step, outcome });
       await transaction.runAfterCommit();
       return outcome;
-    } catch (error) {
-      const isLost = connection.broken || isOverdue;
-      if (committing) {
-        transaction.state = 'rolled back';
-        connection.destroy(error);
-      } else {
-        await this.rollBack(transaction, connection);
-      }
-      if (committing && !isDefiniteFailure(error) && !(error instanceof FencedOffError)) {
-        // Whether it took place is for the next attempt to see: its claim waits for the end of this transaction.
-        throw new IdempotencyStoreUnavailableException('The connection was lost while a step was committed.', {
-          cause: error,
-        });
-      }
-      if (isLost && !committing) {
-        throw new IdempotencyStoreUnavailableException('The connection to the database was lost in a step.', {
-          cause: error,
-        });
-      }
-      throw error;
     } finally {
       clearTimeout(limit);
     }
   }
 
-  private async rollBack(transaction: AmbientTransaction, connection: DatabaseConnection): Promise<void> {
-    const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);
-    try {
-      await transaction.refuseFurtherWork();
-      await this.store.rollback(connection.client);
-      connection.release();
-    } catch (error) {
-      connection.destroy(error);
-    } finally {
-      clearTimeout(limit);
+  private async begin(
+    isolation: RouteOptions['isolation'],
+    step: Omit<NewStep, 'outcome'>,
+    limitMs: number,
+  ): Promise<AmbientTransaction> {
+    const { store, connections } = this;
+    const { connection } = await connections
+      .ask((client) => store.begin(client, step, isolation, limitMs))
+      .catch(cannotBegin);
+    const transaction = new OwnedTransaction(connection, store);
+    return new AmbientTransaction(connections.transactions, transaction, isolation ?? 'READ COMMITTED');
+  }
+
+  private async commit(transaction: AmbientTransaction, step: NewStep): Promise<void> {
+    const answer = await transaction.commit((client) => this.store.commitStep(client, step));
+    switch (answer.kind) {
+      case 'committed':
+        return;
+      case 'unknown':
+        // Whether it took place is for the next attempt to see: its claim waits for the end of this transaction.
+        throw new IdempotencyStoreUnavailableException('The connection was lost while a step was committed.', {
+          cause: answer.error,
+        });
+      case 'refused':
+        throw transaction.abortedBecause === undefined ? answer.error : lostInStep(answer.error);
     }
   }
+}
+
+/** The outcome of the step's function, as JSON; without one everything is undone. */
+async function perform<T>(
+  transaction: AmbientTransaction,
+  name: string,
+  work: (manager: EntityManager) => Promise<T>,
+): Promise<string> {
+  try {
+    const returned = await transaction.run(() => work(transaction.createManager()));
+    const outcome = outcomeAsJson(name, { returned });
+    failpoint('step: ran');
+    return outcome;
+  } catch (error) {
+    const isLost = transaction.connection.broken || transaction.abortedBecause !== undefined;
+    await transaction.rollBack();
+    throw isLost ? lostInStep(error) : error;
+  }
+}
+
+function lostInStep(cause: unknown): IdempotencyStoreUnavailableException {
+  return new IdempotencyStoreUnavailableException('The connection to the database was lost in a step.', { cause });
 }
 
 /** @throws FencedOffError, IdempotencyStoreUnavailableException, or what the server itself objects to */

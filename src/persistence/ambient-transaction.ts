@@ -2,40 +2,54 @@ import type { PoolClient } from 'pg';
 import type { EntityManager } from 'typeorm';
 import { type AfterCommitCallback, runLogged } from '../after-commit.js';
 import { deferred } from '../deferred.js';
-import { TransactionRolledBackError } from '../idempotency.exceptions.js';
+import { TransactionOutcomeUnknownError, TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
 import type { AmbientTransactions } from './ambient-transactions.js';
 import { type DatabaseConnection, queryBy } from './database-connection.js';
+import type { CommitAnswer, OwnedTransaction, TransactionState } from './owned-transaction.js';
 import { Scope } from './transaction-scope.js';
 
-export type TransactionState = 'open' | 'committed' | 'rolled back';
-
-/** The transaction of one claimed request. */
+/** The transaction of one claimed request, or of one step, as what runs in it sees it. */
 export class AmbientTransaction {
-  private currentState: TransactionState = 'open';
-  private readonly over = deferred();
+  private isUndone = false;
+  private readonly left = deferred();
   private readonly root: Scope;
   private running: Promise<unknown> = Promise.resolve();
   private names = 0;
 
   constructor(
     readonly transactions: AmbientTransactions,
-    readonly connection: DatabaseConnection,
+    private readonly owned: OwnedTransaction,
     readonly isolation: IsolationLevel,
   ) {
     // repository.save() opens a transaction of its own unless there is one; a subscriber that begins one on this very
     // runner, which queries are announced with, gets a savepoint.
-    Object.assign(connection.runner, { isTransactionActive: true, transactionDepth: 1 });
+    Object.assign(owned.connection.runner, { isTransactionActive: true, transactionDepth: 1 });
     this.root = new Scope(this);
+    void owned.over.then(this.left.resolve);
   }
 
+  get connection(): DatabaseConnection {
+    return this.owned.connection;
+  }
+
+  /** What has become of the handler's writes, or will. */
   get state(): TransactionState {
-    return this.currentState;
+    return this.isUndone ? 'rolled back' : this.owned.state;
   }
 
-  set state(state: TransactionState) {
-    this.currentState = state;
-    this.over.resolve();
+  /** True once nothing can be committed any more, not even without the handler's writes. */
+  get isOver(): boolean {
+    return this.owned.state !== 'open';
+  }
+
+  /** Whether all of it, writes or not, has been committed. */
+  get isCommitted(): boolean {
+    return this.owned.state === 'committed';
+  }
+
+  get abortedBecause(): Error | undefined {
+    return this.owned.abortedBecause;
   }
 
   /** Runs `work` so that every use of the DataSource in it, and in all it calls, joins the transaction. */
@@ -69,21 +83,29 @@ export class AmbientTransaction {
    * Lets the transaction end: behind all statements that were handed in before, and behind open nested transactions.
    * Statements handed in later run on ordinary connections once it has committed.
    */
-  commit(work: (client: PoolClient) => Promise<void>): Promise<void> {
-    return this.root.lane.run(async () => {
-      if (this.state !== 'open') {
-        throw new TransactionRolledBackError(); // the time limit came while a nested transaction was in the way
-      }
-      await work(this.connection.client);
-      this.state = 'committed';
-    });
+  commit(send: (client: PoolClient) => Promise<void>): Promise<CommitAnswer> {
+    return this.isUndone ? this.owned.commit(send) : this.owned.commit(send, (work) => this.root.lane.run(work));
   }
 
-  /** From here on every statement on behalf of this request is refused; the one that is running is waited for. */
+  /**
+   * From here on every statement on behalf of this request is refused; the one that is running is waited for. What has
+   * been written is for the caller to undo.
+   */
   async refuseFurtherWork(): Promise<void> {
-    this.state = 'rolled back';
+    this.isUndone = true;
+    this.left.resolve();
     this.root.afterCommit.drop();
     await this.idle();
+  }
+
+  /** Undoes everything and refuses further work, unless it has ended. */
+  rollBack(): Promise<void> {
+    return this.owned.rollBack(() => this.idle());
+  }
+
+  /** The same at once, whatever the connection is busy with. */
+  abort(cause: Error): void {
+    this.owned.abort(cause);
   }
 
   /** @internal Waits for the statement that is running. */
@@ -93,7 +115,7 @@ export class AmbientTransaction {
 
   /** @internal Waits for the end of a nested transaction, or of the whole: then nobody keeps a turn. */
   async untilLeft(left: Promise<void>): Promise<void> {
-    await Promise.race([left, this.over.promise]);
+    await Promise.race([left, this.left.promise]);
     await this.idle();
   }
 
@@ -102,18 +124,27 @@ export class AmbientTransaction {
     return `idempotency_${++this.names}`;
   }
 
+  /** @internal @throws for late work, unless everything was committed: what it writes would outlive the transaction */
+  assertNotLost(): void {
+    const refusal = refusalOf(this.state);
+    if (refusal !== undefined) {
+      throw refusal;
+    }
+  }
+
   /** @internal The only place where a handler's statement reaches the connection; lanes see to one at a time. */
   execute(sql: string, parameters?: unknown[], structured?: boolean): Promise<unknown> {
-    switch (this.state) {
+    const { state } = this;
+    switch (state) {
       case 'committed':
         return this.executeOutside(sql, parameters, structured);
-      case 'rolled back':
-        return Promise.reject(new TransactionRolledBackError());
       case 'open': {
         const result = queryBy(this.connection.runner, sql, parameters, structured);
         this.running = result;
         return result;
       }
+      default:
+        return Promise.reject(refusalOf(state)!);
     }
   }
 
@@ -125,5 +156,16 @@ export class AmbientTransaction {
     } finally {
       await runner.release();
     }
+  }
+}
+
+function refusalOf(state: TransactionState): Error | undefined {
+  switch (state) {
+    case 'rolled back':
+      return new TransactionRolledBackError();
+    case 'unknown':
+      return new TransactionOutcomeUnknownError();
+    default:
+      return undefined;
   }
 }

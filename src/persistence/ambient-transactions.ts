@@ -1,7 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Pool, PoolClient } from 'pg';
 import type { DataSource, EntityManager, QueryRunner, ReplicationMode } from 'typeorm';
-import { TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import { DatabaseConnection, type PostgresQueryRunner } from './database-connection.js';
@@ -119,9 +118,7 @@ export class AmbientTransactions {
 
   /** @internal The scope new work belongs to, or none where ordinary connections serve. */
   scope(): Scope | undefined {
-    if (this.transaction()?.state === 'rolled back') {
-      throw new TransactionRolledBackError();
-    }
+    this.transaction()?.assertNotLost();
     const scope = this.place();
     return scope?.transaction.state === 'open' ? scope : undefined;
   }

@@ -1,7 +1,6 @@
 import { type EntityManager, type QueryRunner, TransactionNotStartedError } from 'typeorm';
-import { TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
-import type { TransactionState } from './ambient-transaction.js';
+import type { TransactionState } from './owned-transaction.js';
 import { queryBy } from './database-connection.js';
 import { transactionControlIn } from './sql-statements.js';
 import type { Scope } from './transaction-scope.js';
@@ -142,15 +141,12 @@ class RunnerHandle {
   }
 
   async connect(): Promise<unknown> {
-    switch (this.state) {
-      case 'open':
-        return this.home.transaction.connection.client;
-      case 'rolled back':
-        throw new TransactionRolledBackError();
-      case 'committed':
-        this.isConnected = true;
-        return this.lateRunner().connect();
+    this.home.transaction.assertNotLost();
+    if (this.state === 'open') {
+      return this.home.transaction.connection.client;
     }
+    this.isConnected = true;
+    return this.lateRunner().connect();
   }
 
   async release(): Promise<void> {

@@ -34,13 +34,13 @@ interface Change {
   to: string;
 }
 
-const CLAIM = 'src/transaction-claim.ts';
 const CLAIM_SERVICE = 'src/claim.service.ts';
 const REQUEST_RUN = 'src/requests/request-run.ts';
 const VERDICT = 'src/requests/verdict.ts';
 const KEY_STORE = 'src/persistence/key-store.ts';
 const SHARED_STATEMENTS = 'src/persistence/shared-statements.ts';
 const AMBIENT = 'src/persistence/ambient-transactions.ts';
+const OWNED = 'src/persistence/owned-transaction.ts';
 const RECORDED_RESPONSE = 'src/http/recorded-response.ts';
 const HTTP_EXCHANGE = 'src/http/response/http-exchange.ts';
 
@@ -58,6 +58,10 @@ const LOCK_NOT_REAL: readonly Change[] = [
   // In one process the map of running keys would hide it.
   { file: CLAIM_SERVICE, from: 'this.running.set(name, running);', to: '' },
 ];
+
+const ROLLBACK_TIMER = "setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS)";
+/** Only look-ups roll back without waiting for anything first. */
+const ROLLBACK_LIMIT = `const limit = ${ROLLBACK_TIMER};`;
 
 export const MUTANTS: readonly Mutant[] = [
   {
@@ -144,11 +148,8 @@ export const MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: AMBIENT,
-        from: `    if (this.transaction()?.state === 'rolled back') {
-      throw new TransactionRolledBackError();
-    }
-    const scope = this.place();`,
-        to: '    const scope = this.place();',
+        from: 'this.transaction()?.assertNotLost();',
+        to: '',
       },
     ],
   },
@@ -270,7 +271,7 @@ export const MUTANTS: readonly Mutant[] = [
     expected: ['effect without record', 'half an effect', 'unexpected answer', 'answer without record', 'key stuck'],
     changes: [
       {
-        file: CLAIM,
+        file: OWNED,
         from: 'await this.store.rollback(connection.client);',
         to: '',
       },
@@ -282,9 +283,9 @@ export const MUTANTS: readonly Mutant[] = [
     faults: { proxy: true },
     changes: [
       {
-        file: CLAIM_SERVICE,
-        from: "const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);",
-        to: 'const limit = undefined;',
+        file: OWNED,
+        from: ROLLBACK_LIMIT,
+        to: `const limit = untilQuiet && ${ROLLBACK_TIMER};`,
       },
     ],
   },
@@ -294,9 +295,9 @@ export const MUTANTS: readonly Mutant[] = [
     faults: { proxy: true },
     changes: [
       {
-        file: CLAIM,
-        from: "const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);",
-        to: 'const limit = undefined;',
+        file: OWNED,
+        from: ROLLBACK_LIMIT,
+        to: `const limit = untilQuiet ? undefined : ${ROLLBACK_TIMER};`,
       },
     ],
   },

@@ -30,6 +30,7 @@ import { AmbientTransaction } from '../../src/persistence/ambient-transaction.js
 import { AmbientTransactions } from '../../src/persistence/ambient-transactions.js';
 import type { DatabaseConnection } from '../../src/persistence/database-connection.js';
 import { KeyStore, TransactionEndedByHandlerError } from '../../src/persistence/key-store.js';
+import { OwnedTransaction } from '../../src/persistence/owned-transaction.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { Effect } from '../support/effect.entity.js';
 import { waitFor } from '../support/wait-for.js';
@@ -251,7 +252,8 @@ async function claim(using: AmbientTransactions = transactions, isolation?: 'SER
     savepoint: false,
   });
   expect(outcome).toEqual({ kind: 'claimed' });
-  const transaction = new AmbientTransaction(using, connection, isolation ?? 'READ COMMITTED');
+  const owned = new OwnedTransaction(connection, store);
+  const transaction = new AmbientTransaction(using, owned, isolation ?? 'READ COMMITTED');
   const response = { status: 201, headers: [], body: Buffer.from('ok'), bodyBytes: 2 };
   const request = { fingerprint: Buffer.alloc(32), fingerprintVersion: 1, method: 'POST', path: '/', ttlMs: 60_000 };
   const over = (): void => void open.delete(claimed);
@@ -259,28 +261,18 @@ async function claim(using: AmbientTransactions = transactions, isolation?: 'SER
     transaction,
     run: (work) => transaction.run(work),
     commit: async () => {
-      try {
-        await transaction.commit((client) =>
-          store.record(client, { request: { ...identity, claimId, ...request }, response }, false),
-        );
-        connection.release();
-      } catch (error) {
-        transaction.state = 'rolled back';
-        connection.destroy(error);
-        throw error;
-      } finally {
-        over();
-      }
+      const answer = await transaction.commit((client) =>
+        store.record(client, { request: { ...identity, claimId, ...request }, response }, false),
+      );
+      over();
+      if (answer.kind !== 'committed') throw answer.error;
     },
     rollBack: async () => {
-      await transaction.refuseFurtherWork();
-      await store.rollback(connection.client);
-      connection.release();
+      await transaction.rollBack();
       over();
     },
     abort: () => {
-      transaction.state = 'rolled back';
-      connection.destroy(new Error('aborted'));
+      transaction.abort(new Error('aborted'));
       over();
     },
   };
@@ -1692,7 +1684,6 @@ describe('what a request has left running', () => {
     go.resolve();
     await committed;
     await Promise.all(late);
-    request.transaction.connection.release();
     open.delete(request);
     expect((await effects()).toSorted()).toEqual(['a', 'b', 'c', 'd', 'e']);
   });
@@ -1793,7 +1784,7 @@ describe('a request that waits for itself', () => {
     const committed = request.transaction.commit(() => Promise.reject(new Error('must not be reached')));
     await severalTurns();
     request.abort();
-    await expect(committed).rejects.toThrow(TransactionRolledBackError);
+    expect(await committed).toEqual({ kind: 'refused', error: new Error('aborted') });
   });
 });
 
