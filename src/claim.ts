@@ -35,6 +35,9 @@ export interface Claim {
   /** Whether it has been given up, so that no answer of the handler can be recorded any more. */
   readonly isAborted: boolean;
 
+  /** Why it takes so long, where the handler waits for itself. */
+  readonly stall: Error | undefined;
+
   /** `undefined` where steps cannot be remembered. */
   readonly tools: IdempotencyExecutionTools | undefined;
 

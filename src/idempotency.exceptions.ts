@@ -167,18 +167,19 @@ export class IdempotencyConflictException extends IdempotencyException {
 
 /** 503: the handler or its response took longer than the route's `timeoutMs`; in transaction mode it was rolled back. */
 export class IdempotencyTimeoutException extends IdempotencyException {
-  constructor(timeoutMs: number, mode: IdempotencyMode = 'transaction') {
+  constructor(timeoutMs: number, mode: IdempotencyMode = 'transaction', options?: HttpExceptionOptions) {
     const consequence =
       mode === 'transaction'
         ? `The operation was rolled back after ${timeoutMs} ms.`
         : `The operation did not end within ${timeoutMs} ms. A retry goes on from its last finished step, once its lease has expired.`;
-    super({
+    const situation = {
       slug: 'timed-out',
       title: 'The operation took too long',
       status: 503,
       detail: `${consequence} Retry with the same key.`,
       retryAfterSeconds: RETRY_AFTER_UNAVAILABLE_SECONDS,
-    });
+    };
+    super(situation, options);
   }
 }
 

@@ -69,6 +69,10 @@ export class TransactionClaim implements Claim {
     return this.transaction.abortedBecause !== undefined;
   }
 
+  get stall(): Error | undefined {
+    return this.transaction.stall;
+  }
+
   get connectionLost(): boolean {
     return this.transaction.connection.broken;
   }

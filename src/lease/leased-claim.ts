@@ -23,6 +23,7 @@ export function runningLeasedClaim(): LeasedClaim | undefined {
 /** A claim that holds its key by a lease, and no connection. */
 export class LeasedClaim implements Claim {
   readonly connectionLost = false;
+  readonly stall = undefined;
   isAborted = false;
   private isWorking = false;
   private over = false;

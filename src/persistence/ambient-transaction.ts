@@ -52,6 +52,12 @@ export class AmbientTransaction {
     return this.owned.abortedBecause;
   }
 
+  /** What waits for what, where a nested transaction and a statement outside of it most likely wait for each other. */
+  get stall(): Error | undefined {
+    const description = this.root.describeStall();
+    return description === undefined ? undefined : new Error(description);
+  }
+
   /** Runs `work` so that every use of the DataSource in it, and in all it calls, joins the transaction. */
   run<T>(work: () => T): T {
     return this.transactions.enter(this.root, work);

@@ -1,6 +1,7 @@
 /** SQLSTATEs this library reacts to (PostgreSQL manual, appendix A). */
 export const SQLSTATE = {
   notNullViolation: '23502',
+  readOnlySqlTransaction: '25006',
   inFailedSqlTransaction: '25P02',
   invalidSqlStatementName: '26000',
   serializationFailure: '40001',

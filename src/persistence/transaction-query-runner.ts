@@ -106,6 +106,8 @@ class RunnerHandle {
   /** Where it was connected, or has started a transaction, when the request's own had committed. */
   private late: QueryRunner | undefined;
   private isConnected = false;
+  /** Asked for its manager, it is used for several statements that hang together: a save() reads before it writes. */
+  private isManaged = false;
   private ownManager: EntityManager | undefined;
 
   constructor(
@@ -125,6 +127,7 @@ class RunnerHandle {
   }
 
   get manager(): EntityManager {
+    this.isManaged = true;
     this.begun.at(-1)?.recogniseFlow();
     return (this.ownManager ??= this.createManager());
   }
@@ -172,7 +175,7 @@ class RunnerHandle {
   async query(sql: string, parameters?: unknown[], structured?: boolean): Promise<unknown> {
     refuseTransactionControl(sql);
     return this.late === undefined
-      ? await this.scope().query(sql, parameters, structured)
+      ? await this.scope().query(sql, parameters, structured, !this.isManaged)
       : await queryBy(this.late, sql, parameters, structured);
   }
 

@@ -8,6 +8,7 @@ import type { AmbientTransaction } from './ambient-transaction.js';
 import { Lane } from './lane.js';
 import { fitsCursor } from './sql-statements.js';
 import { createTransactionRunner, type RunnerOwner } from './transaction-query-runner.js';
+import { type Execute, shown, WaitingStatement } from './waiting-statement.js';
 
 type Work = (manager: EntityManager) => Promise<unknown>;
 /** Of `EntityManager.transaction()`. */
@@ -19,6 +20,9 @@ const ISOLATION_RANK: Record<IsolationLevel, number> = {
   'REPEATABLE READ': 1,
   SERIALIZABLE: 2,
 };
+
+/** So long nothing happens in a nested transaction before it is presumed to await a statement that waits for its end. */
+const STALL_MS = 20;
 
 /** Rows that a stream fetches at a time: as many as pg-query-stream does. */
 const STREAM_BATCH = 100;
@@ -51,6 +55,10 @@ export class Scope {
   private readonly left = deferred();
   /** The nested scope whose turn it is. */
   private inner: Scope | undefined;
+  /** What else waits for its turn. */
+  private readonly waiting = new Set<WaitingStatement>();
+  private watch: NodeJS.Timeout | undefined;
+  private lastStatement: string | undefined;
 
   constructor(
     readonly transaction: AmbientTransaction,
@@ -82,8 +90,42 @@ export class Scope {
     return this === other || (this.parent?.isWithin(other) ?? false);
   }
 
-  query(sql: string, parameters?: unknown[], structured?: boolean): Promise<unknown> {
-    return this.inTurn(() => this.transaction.execute(sql, parameters, structured));
+  /** @param isAlone nothing but its caller's code hangs on it: it is not the first half of a write by TypeORM */
+  query(sql: string, parameters?: unknown[], structured?: boolean, isAlone = false): Promise<unknown> {
+    const execute: Execute = (...statement) => {
+      this.lastStatement = sql;
+      return this.transaction.execute(...statement);
+    };
+    if (this.lane.isIdle) {
+      return this.inTurn(() => execute(sql, parameters, structured));
+    }
+    const statement = new WaitingStatement(sql, parameters, structured, isAlone);
+    this.waiting.add(statement);
+    this.watchForStall();
+    return statement.answerInTurn((work) =>
+      this.inTurn(() => {
+        this.waiting.delete(statement);
+        return work(execute);
+      }),
+    );
+  }
+
+  /**
+   * What waits for a nested transaction in which nothing is under way: most likely that one waits for it, too. For a
+   * log; nothing where that is not so.
+   */
+  describeStall(): string | undefined {
+    const { inner } = this;
+    if (inner === undefined || !inner.lane.isIdle) {
+      return inner?.describeStall();
+    }
+    const last = inner.lastStatement;
+    const nested = `a nested transaction in which nothing is under way (${last === undefined ? 'it has run no statement' : `its last statement: ${shown(last)}`})`;
+    const [statement] = this.waiting;
+    return statement === undefined
+      ? `The request waits for ${nested}: end it before the handler returns.`
+      : `${String(statement)}, which was handed in outside of it, waits for ${nested}. ` +
+          'If that one awaits the statement, both wait for ever: await it before the nested transaction begins, or run it with its manager.';
   }
 
   /**
@@ -203,10 +245,46 @@ export class Scope {
         nested.state = 'open';
       }
       entered();
+      this.watchForStall();
       await this.transaction.untilLeft(nested.left.promise);
     } finally {
       this.inner = undefined;
+      clearTimeout(this.watch);
+      this.watch = undefined;
     }
+  }
+
+  /**
+   * A memoised query, or one batched by a DataLoader, runs outside of a nested transaction that may yet await it. What
+   * only reads can run inside, where it sees what that one has written so far.
+   */
+  private watchForStall(seen?: { turn: Scope; tasks: number }): void {
+    if (this.inner === undefined || (this.watch !== undefined && seen === undefined)) {
+      return;
+    }
+    const turn = this.inner.innermost();
+    const isStalled = turn.lane.isIdle && seen?.turn === turn && seen.tasks === turn.lane.tasks;
+    const read = [...this.waiting].find((statement) => statement.mayRead);
+    this.watch = undefined;
+    if (read === undefined) {
+      return;
+    }
+    if (isStalled) {
+      const { transaction } = this;
+      const reading = turn.lane.run(() =>
+        read.read((...given) => transaction.execute(...given), transaction.nextName()),
+      );
+      // Where it cannot be tried, its own turn will tell.
+      void reading.catch(() => undefined).then(() => this.watchForStall());
+      return;
+    }
+    const { tasks } = turn.lane;
+    this.watch = setTimeout(() => this.watchForStall({ turn, tasks }), STALL_MS);
+  }
+
+  /** This scope, or the one in it that has the turn. */
+  private innermost(): Scope {
+    return this.inner?.innermost() ?? this;
   }
 
   /** The scope around is rolled back and this one with it, whoever was to end it. */

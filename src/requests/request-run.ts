@@ -276,7 +276,7 @@ export class RequestRun implements ExchangeRun {
 
   private timeOut(): void {
     const { timeoutMs, mode } = this.around.options;
-    const exception = new IdempotencyTimeoutException(timeoutMs, mode);
+    const exception = new IdempotencyTimeoutException(timeoutMs, mode, { cause: this.claim.stall });
     this.claim.abort(exception);
     switch (this.state) {
       case 'running':

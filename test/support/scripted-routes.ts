@@ -33,6 +33,12 @@ export class ScriptedController {
     return transaction('work', async (manager) => scripts.get(name)!(this.dataSource, manager));
   }
 
+  @Post('impatient/:script')
+  @Idempotent({ timeoutMs: 500 })
+  impatient(@Param('script') name: string, @IdempotencyContext() { manager }: IdempotencyContext): unknown {
+    return scripts.get(name)!(this.dataSource, manager);
+  }
+
   /** As it would be without the library. */
   @Post('plain/:script')
   plain(@Param('script') name: string): unknown {

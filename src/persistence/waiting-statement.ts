@@ -1,0 +1,73 @@
+import { deferred } from '../deferred.js';
+import { isRead } from './sql-statements.js';
+import { sqlStateOf, SQLSTATE } from './sqlstate.js';
+
+/** Runs a statement on the transaction's connection. */
+export type Execute = (sql: string, parameters?: unknown[], structured?: boolean) => Promise<unknown>;
+
+/** As much of a statement as a log needs. */
+const SHOWN_LENGTH = 100;
+
+/** A statement that waits for its turn behind a nested transaction, which perhaps waits for the statement. */
+export class WaitingStatement {
+  private readonly answer = deferred<unknown>();
+  private isTried = false;
+  private isAnswered = false;
+
+  /** @param isAlone nothing but its caller's code hangs on it: it is not the first half of a write by TypeORM */
+  constructor(
+    private readonly sql: string,
+    private readonly parameters: unknown[] | undefined,
+    private readonly structured: boolean | undefined,
+    private readonly isAlone: boolean,
+  ) {}
+
+  /** Runs it when its turn has come, unless it was answered before. */
+  answerInTurn(turn: (work: (execute: Execute) => Promise<unknown>) => Promise<unknown>): Promise<unknown> {
+    const { answer } = this;
+    turn((execute) => (this.isAnswered ? answer.promise : this.run(execute))).then(answer.resolve, answer.reject);
+    return answer.promise;
+  }
+
+  /** Whether it may be tried inside of the nested transaction. */
+  get mayRead(): boolean {
+    return this.isAlone && !this.isTried && isRead(this.sql);
+  }
+
+  /**
+   * Runs it inside of the nested transaction, where it can only read. It has to wait all the same where it would write
+   * (25006), or where that transaction has failed. Any other error is its answer.
+   */
+  async read(execute: Execute, savepoint: string): Promise<void> {
+    this.isTried = true;
+    await execute(`savepoint ${savepoint}; set local transaction_read_only = on`);
+    const reading = this.run(execute);
+    const hasWritten = await reading.then(
+      () => false,
+      (error: unknown) => sqlStateOf(error) === SQLSTATE.readOnlySqlTransaction,
+    );
+    await execute(`rollback to savepoint ${savepoint}; release savepoint ${savepoint}`);
+    if (!hasWritten) {
+      this.isAnswered = true;
+      reading.then(this.answer.resolve, this.answer.reject);
+    }
+  }
+
+  /** For a log: parameters may be secret. */
+  toString(): string {
+    return shown(this.sql);
+  }
+
+  private run(execute: Execute): Promise<unknown> {
+    return execute(this.sql, this.parameters, this.structured);
+  }
+}
+
+/** A statement as a log shows it. */
+export function shown(sql: string): string {
+  const text = sql
+    .slice(0, 2 * SHOWN_LENGTH)
+    .replace(/\s+/g, ' ')
+    .trim();
+  return `"${text.length > SHOWN_LENGTH ? `${text.slice(0, SHOWN_LENGTH)}…` : text}"`;
+}
