@@ -1,6 +1,7 @@
 import type { Migration } from '../src/persistence/migration-runner.js';
 import { CreateIdempotencyKeys1763683200000 } from './1763683200000-create-idempotency-keys.js';
 import { AddLeasesAndSteps1763769600000 } from './1763769600000-add-leases-and-steps.js';
+import { AddAttention1763856000000 } from './1763856000000-add-attention.js';
 
 export type IdempotencyMigration = new (schema?: string) => Migration;
 
@@ -13,6 +14,7 @@ export type IdempotencyMigration = new (schema?: string) => Migration;
 export const idempotencyMigrations: IdempotencyMigration[] = [
   CreateIdempotencyKeys1763683200000,
   AddLeasesAndSteps1763769600000,
+  AddAttention1763856000000,
 ];
 
 /**

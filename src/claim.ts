@@ -1,6 +1,6 @@
 import type { EntityManager } from 'typeorm';
 import type { AfterCommitCallback } from './after-commit.js';
-import type { IdempotencyExecutionTools } from './idempotency-context.decorator.js';
+import type { StepTools } from './lease/step-call.js';
 import type { ClaimedRequest, RecordableResponse } from './persistence/key-store.js';
 
 /**
@@ -39,7 +39,7 @@ export interface Claim {
   readonly stall: Error | undefined;
 
   /** `undefined` where steps cannot be remembered. */
-  readonly tools: IdempotencyExecutionTools | undefined;
+  readonly tools: StepTools | undefined;
 
   createManager(): EntityManager;
 

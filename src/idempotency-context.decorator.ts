@@ -1,6 +1,7 @@
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import { HttpExchange } from './http/response/http-exchange.js';
+import type { StepOptions } from './lease/step-call.js';
 import type { Serialized } from './lease/step-outcome.js';
 import type { StoredKey } from './persistence/stored-key.js';
 
@@ -29,33 +30,41 @@ export interface IdempotencyContext extends IdempotencyExecutionTools {
    * A key for a provider's own idempotency header: the same for each attempt at `step`, and for no other step or key.
    * It closes the gap between the provider's answer and the memory of the step. A UUID.
    */
-  downstreamKey(step: string): string;
+  downstreamKey(step: string, options?: Pick<StepOptions, 'key'>): string;
   /** What is known of another key of this {@link scope}; see `IdempotencyService.find()`. */
   find(key: string): Promise<StoredKey | undefined>;
   /** Deletes another key of this {@link scope}, at once, whatever becomes of this request; see `IdempotencyService.forget()`. */
   forget(key: string): Promise<boolean>;
 }
 
+/** Its options may stand behind `run` as well. */
+export interface StepMethod<Arguments extends unknown[]> {
+  <T>(name: string, run: (...args: Arguments) => T | Promise<T>, options?: StepOptions): Promise<Serialized<T>>;
+  <T>(name: string, options: StepOptions, run: (...args: Arguments) => T | Promise<T>): Promise<Serialized<T>>;
+}
+
 /** What durable steps are made of, for lease mode; in transaction mode both throw. */
 export interface IdempotencyExecutionTools {
   /**
    * Runs `run` and stores what it returns, as JSON of at most 1 MiB, or throws, where `storeErrors` accepts that. A later
-   * attempt gets the same without running it. Names are unique in a handler, 1 to 255 characters; steps do not nest,
-   * and begin in the same order in each attempt.
+   * attempt gets the same without running it. Steps are known by their names, 1 to 255 characters, each used once; in a
+   * loop the option `key` tells them apart. They do not nest. They may run side by side; those that run one after another
+   * do so in the same order in each attempt.
    *
    * `run` happens at most once an attempt. When the process dies between its effect and the storing, a later attempt
    * runs it again: hand {@link IdempotencyContext.downstreamKey} to whoever has the effect.
    *
-   * @throws DurableStepError when a name, the order or the result cannot be used
+   * @throws DurableStepError when a name or the result cannot be used
+   * @throws IdempotencyStepsChangedException before a new step, where the code has passed by one that is remembered
    * @throws IdempotencyLeaseLostException when another attempt has taken over
    * @throws IdempotencyStoreUnavailableException when the result cannot be stored
    */
-  step<T>(name: string, run: () => T | Promise<T>): Promise<Serialized<T>>;
+  readonly step: StepMethod<[]>;
   /**
    * A step whose writes and whose result commit in one transaction: exactly once. All use of the DataSource inside of
    * `run` joins the transaction; its `isolation` and `retries` are the route's.
    */
-  transaction<T>(name: string, run: (manager: EntityManager) => T | Promise<T>): Promise<Serialized<T>>;
+  readonly transaction: StepMethod<[manager: EntityManager]>;
 }
 
 /**

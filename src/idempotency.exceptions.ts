@@ -209,6 +209,19 @@ export class IdempotencyOutcomeUnknownException extends IdempotencyException {
   }
 }
 
+/** 409: the code that runs comes by other steps than the code that began this operation (lease mode). */
+export class IdempotencyStepsChangedException extends IdempotencyException {
+  constructor() {
+    super({
+      slug: 'steps-changed',
+      title: 'The steps of the operation have changed',
+      status: 409,
+      detail:
+        'The operation with this idempotency key was begun by another version of this service, and this version cannot go on with it. It needs a person: contact the operator of this service.',
+    });
+  }
+}
+
 /** 500: the handler left its transaction in a state that cannot be committed. Everything was rolled back. */
 export class IdempotencyTransactionFailedException extends IdempotencyException {
   constructor(detail: string, options?: HttpExceptionOptions) {

@@ -1,4 +1,5 @@
 export { IdempotencyContext } from './idempotency-context.decorator.js';
+export type { StepMethod } from './idempotency-context.decorator.js';
 export {
   IdempotencyConflictException,
   IdempotencyException,
@@ -8,6 +9,7 @@ export {
   IdempotencyLeaseLostException,
   IdempotencyOutcomeUnknownException,
   IdempotencyRequestInFlightException,
+  IdempotencyStepsChangedException,
   IdempotencyResponseNotKeptException,
   IdempotencyStoreUnavailableException,
   IdempotencyTimeoutException,
@@ -36,6 +38,7 @@ export type { OperatorResponse } from './idempotency.service.js';
 export { Idempotent } from './idempotent.decorator.js';
 export { UnreadBodyError } from './http/unread-body.error.js';
 export { DurableStepError } from './lease/durable-step.error.js';
+export type { StepOptions } from './lease/step-call.js';
 export type { Serialized } from './lease/step-outcome.js';
-export type { CompletedKey, StoredKey, UnfinishedKey, UnfinishedState } from './persistence/stored-key.js';
+export type { Attention, CompletedKey, StoredKey, UnfinishedKey, UnfinishedState } from './persistence/stored-key.js';
 export { idempotencyMigrations, idempotencyMigrationsIn } from '../migrations/index.js';

@@ -4,32 +4,41 @@ import type { EntityManager } from 'typeorm';
 import type { Connections } from '../connections.js';
 import { failpoint } from '../failpoint.js';
 import { STORE_PATIENCE_MS } from '../idempotency.constants.js';
-import { IdempotencyException, IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
+import {
+  IdempotencyException,
+  IdempotencyStepsChangedException,
+  IdempotencyStoreUnavailableException,
+} from '../idempotency.exceptions.js';
 import type { RouteOptions } from '../idempotency.options.js';
 import { FencedOffError, type FinishedStep, type LeaseStore, type NewStep } from '../persistence/lease-store.js';
 import { isRetryable } from '../persistence/sqlstate.js';
 import { delay, rerunPauseMs } from '../timing.js';
 import { DurableStepError } from './durable-step.error.js';
 import type { LeaseHold } from './lease-hold.js';
+import {
+  type StepArguments,
+  type StepCall,
+  stepCall,
+  type StepTools,
+  type StepWork,
+  type TransactionWork,
+} from './step-call.js';
+import { type Disagreement, StepMemory } from './step-memory.js';
 import { outcomeAsJson, resultOf, type Serialized } from './step-outcome.js';
 import { StepTransaction } from './step-transaction.js';
 
-export type StepOptions = Pick<RouteOptions, 'storeErrors' | 'isolation' | 'retries' | 'timeoutMs'>;
-
-const MAX_STEP_NAME_LENGTH = 255;
+export type StepRules = Pick<RouteOptions, 'storeErrors' | 'isolation' | 'retries' | 'timeoutMs'>;
 
 /** The step whose function is running, or that has set up what is running. */
 const insideOf = new AsyncLocalStorage<{ owner: DurableSteps; name: string; over: boolean }>();
 
-const LONE_SURROGATE = /\p{Surrogate}/u;
-
 /** The steps of one attempt: those that an earlier one has finished are remembered, the others are run and stored. */
-export class DurableSteps {
+export class DurableSteps implements StepTools {
   private static readonly logger = new Logger('Idempotency');
 
-  private readonly finished: Map<string, FinishedStep>;
-  private readonly nameAt: Map<number, string>;
-  private readonly entered = new Set<string>();
+  private readonly memory: StepMemory;
+  /** What steps of this attempt have failed with. */
+  private readonly failures = new Map<string, unknown>();
   private readonly running = new Set<Promise<unknown>>();
   private closed = false;
   private effectUnknown = false;
@@ -40,15 +49,14 @@ export class DurableSteps {
     private readonly hold: LeaseHold,
     private readonly store: LeaseStore,
     private readonly connections: Connections,
-    private readonly options: StepOptions,
+    private readonly options: StepRules,
   ) {
-    this.finished = new Map(finished.map((step) => [step.name, step]));
-    this.nameAt = new Map(finished.map(({ position, name }) => [position, name]));
+    this.memory = new StepMemory(finished);
   }
 
   /** Whether a step was begun, so that there may be an effect of it. */
   get hasBegun(): boolean {
-    return this.entered.size > 0;
+    return this.memory.hasEntered;
   }
 
   get areRunning(): boolean {
@@ -60,6 +68,11 @@ export class DurableSteps {
     return this.effectUnknown;
   }
 
+  /** @param isDone whether the handler has come to its end, and not failed on its way */
+  disagreement(isDone: boolean): Disagreement | undefined {
+    return this.memory.disagreement(isDone);
+  }
+
   /** The handler has ended: no step begins any more, and those that it left running are waited for. */
   async close(): Promise<void> {
     this.closed = true;
@@ -68,23 +81,23 @@ export class DurableSteps {
     }
   }
 
-  step<T>(name: string, run: () => T | Promise<T>): Promise<Serialized<T>> {
-    return this.once(name, async (step) => {
+  step<T>(name: string, ...given: StepArguments<StepWork<T>>): Promise<Serialized<T>> {
+    return this.once(name, given, async (step, run) => {
       const work = async (): Promise<string> => {
-        const returned = await this.inside(name, run);
-        return this.orEffectUnknown(() => outcomeAsJson(name, { returned }));
+        const returned = await this.inside(step.name, run);
+        return this.orEffectUnknown(() => outcomeAsJson(step.name, { returned }));
       };
-      const { outcome, error } = await this.tryOut(name, work);
+      const { outcome, error } = await this.tryOut(step.name, work);
       failpoint('step: ran');
       await this.orEffectUnknown(() => this.add({ ...step, outcome }));
       return { outcome, error };
     });
   }
 
-  transaction<T>(name: string, run: (manager: EntityManager) => T | Promise<T>): Promise<Serialized<T>> {
-    return this.once(name, async (step) => {
-      const work = (manager: EntityManager): Promise<T> => this.inside(name, () => run(manager));
-      const { outcome, error } = await this.tryOut(name, () => this.inTransaction(step, work));
+  transaction<T>(name: string, ...given: StepArguments<TransactionWork<T>>): Promise<Serialized<T>> {
+    return this.once(name, given, async (step, run) => {
+      const work = (manager: EntityManager): Promise<T> => this.inside(step.name, () => run(manager));
+      const { outcome, error } = await this.tryOut(step.name, () => this.inTransaction(step, work));
       if (error !== undefined) {
         await this.add({ ...step, outcome }); // its writes are undone; that it has failed stays known
       }
@@ -111,65 +124,75 @@ export class DurableSteps {
     }
   }
 
-  private once<T>(
+  private once<T, Run extends (...args: never[]) => T | Promise<T>>(
     name: string,
-    perform: (step: Omit<NewStep, 'outcome'>) => Promise<{ outcome: string; error: unknown }>,
+    given: StepArguments<Run>,
+    perform: (step: Omit<NewStep, 'outcome'>, run: Run) => Promise<{ outcome: string; error: unknown }>,
   ): Promise<Serialized<T>> {
-    const step = this.carryOut<T>(name, perform);
+    const step = this.carryOut<T, Run>(name, given, perform);
     this.running.add(step);
     const isOver = (): void => void this.running.delete(step);
     step.then(isOver, isOver);
     return step;
   }
 
-  private async carryOut<T>(
+  private async carryOut<T, Run extends (...args: never[]) => T | Promise<T>>(
     name: string,
-    perform: (step: Omit<NewStep, 'outcome'>) => Promise<{ outcome: string; error: unknown }>,
+    given: StepArguments<Run>,
+    perform: (step: Omit<NewStep, 'outcome'>, run: Run) => Promise<{ outcome: string; error: unknown }>,
   ): Promise<Serialized<T>> {
-    const position = this.enter(name);
-    const known = this.finished.get(name);
+    const call = stepCall(name, given);
+    this.assertMayEnter(call);
+    const position = this.memory.enter(call.id);
+    try {
+      return (await this.comeBy(call, position, perform)) as Serialized<T>;
+    } catch (error) {
+      this.failures.set(call.id, error);
+      throw error;
+    } finally {
+      this.memory.leave();
+    }
+  }
+
+  private async comeBy<Run>(
+    { id, run }: StepCall<Run>,
+    position: number,
+    perform: (step: Omit<NewStep, 'outcome'>, run: Run) => Promise<{ outcome: string; error: unknown }>,
+  ): Promise<unknown> {
+    const known = this.memory.recall(id);
     if (known !== undefined) {
-      return resultOf(known.outcome) as Serialized<T>;
+      return resultOf(known.outcome);
+    }
+    if (!(await this.memory.mayBegin())) {
+      throw new IdempotencyStepsChangedException();
     }
     await this.hold.ensure();
     failpoint('step: starting');
-    const { outcome, error } = await perform({ ...this.hold.holder, name, position, attempt: this.attempt });
+    const { outcome, error } = await perform({ ...this.hold.holder, name: id, position, attempt: this.attempt }, run);
     failpoint('step: recorded');
     if (error !== undefined) {
       throw error;
     }
-    return resultOf(JSON.parse(outcome) as FinishedStep['outcome']) as Serialized<T>;
+    return resultOf(JSON.parse(outcome) as FinishedStep['outcome']);
   }
 
-  /** Its place in the order of steps. @throws DurableStepError where that is not the one of earlier attempts */
-  private enter(name: string): number {
+  /** @throws DurableStepError */
+  private assertMayEnter({ id }: StepCall<unknown>): void {
     if (this.closed) {
-      throw new DurableStepError(`Step "${name}" is begun after its handler has ended.`);
+      throw new DurableStepError(`Step "${id}" is begun after its handler has ended.`);
     }
     const outer = insideOf.getStore();
     if (outer?.owner === this && !outer.over) {
+      throw new DurableStepError(`Step "${id}" is begun inside of step "${outer.name}": steps come one after another.`);
+    }
+    if (this.memory.has(id)) {
+      const cause = this.failures.get(id);
+      const failure = cause instanceof Error ? ` The first one has failed: ${cause.message}` : '';
       throw new DurableStepError(
-        `Step "${name}" is begun inside of step "${outer.name}": steps come one after another.`,
+        `Two steps are named "${id}". Each step of a handler needs a name of its own; in a loop, give each the key of its item: ctx.step(name, { key: item.id }, run).${failure}`,
+        { cause },
       );
     }
-    const isText = typeof name === 'string' && !name.includes('\0') && !LONE_SURROGATE.test(name);
-    if (!isText || name.length < 1 || name.length > MAX_STEP_NAME_LENGTH) {
-      throw new DurableStepError(`The name of a step must have 1 to ${MAX_STEP_NAME_LENGTH} characters.`);
-    }
-    if (this.entered.has(name)) {
-      throw new DurableStepError(`Two steps are named "${name}". Each step of a handler needs a name of its own.`);
-    }
-    const position = this.entered.size + 1;
-    const [before, expected] = [this.finished.get(name)?.position ?? position, this.nameAt.get(position) ?? name];
-    if (before !== position || expected !== name) {
-      const was = before === position ? `"${expected}" was step ${position}` : `it was step ${before}`;
-      throw new DurableStepError(
-        `The order of steps has changed since an earlier attempt: "${name}" is step ${position} now, where ${was}. ` +
-          'Finish what was begun with the code that began it, or let an operator resolve or forget the key.',
-      );
-    }
-    this.entered.add(name);
-    return position;
   }
 
   /** An error that the route stores is an outcome, too. */

@@ -1,4 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { Logger } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import { AfterCommit, type AfterCommitCallback, runLogged } from '../after-commit.js';
 import type { Claim, ClaimEnd, RecordResult } from '../claim.js';
@@ -6,10 +7,11 @@ import type { Connections } from '../connections.js';
 import { deferred } from '../deferred.js';
 import { failpoint } from '../failpoint.js';
 import { RELEASE_PATIENCE_MS, STORE_PATIENCE_MS } from '../idempotency.constants.js';
-import { IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
+import { IdempotencyStepsChangedException, IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
 import type { InterruptionPolicy } from '../idempotency.options.js';
 import type { ClaimedRequest, RecordableResponse } from '../persistence/key-store.js';
 import type { LeaseStore } from '../persistence/lease-store.js';
+import type { Attention } from '../persistence/stored-key.js';
 import type { DurableSteps } from './durable-steps.js';
 import type { LeaseHold } from './lease-hold.js';
 
@@ -22,6 +24,8 @@ export function runningLeasedClaim(): LeasedClaim | undefined {
 
 /** A claim that holds its key by a lease, and no connection. */
 export class LeasedClaim implements Claim {
+  private static readonly logger = new Logger('Idempotency');
+
   readonly connectionLost = false;
   readonly stall = undefined;
   isAborted = false;
@@ -30,6 +34,7 @@ export class LeasedClaim implements Claim {
   private recordFailed = false;
   private isRecorded = false;
   private readonly uponRecord = new AfterCommit();
+  private attention: Attention | undefined;
   private readonly aborted = deferred<never>();
 
   constructor(
@@ -102,6 +107,9 @@ export class LeasedClaim implements Claim {
     if (this.isAborted) {
       throw new IdempotencyStoreUnavailableException('The operation was given up before it could be recorded.');
     }
+    if (this.noteDisagreement(true) === 'steps-changed') {
+      throw new IdempotencyStepsChangedException();
+    }
     this.ending.begun();
     await this.hold.stop();
     const record = { request: this.request, response };
@@ -164,12 +172,16 @@ export class LeasedClaim implements Claim {
   private async release(): Promise<void> {
     const { scope, key, claimId, ttlMs } = this.request;
     const holder = { scope, key, claimId };
+    this.noteDisagreement(false);
     const nothingBegun = this.attempt === 1 && !this.tools.hasBegun && !this.recordFailed;
     await this.hold.stop();
     failpoint('rollback: sending');
     try {
       await this.connections.insist(
-        (client) => (nothingBegun ? this.store.withdraw(client, holder) : this.store.release(client, holder, ttlMs)),
+        (client) =>
+          nothingBegun
+            ? this.store.withdraw(client, holder)
+            : this.store.release(client, holder, ttlMs, this.attention),
         RELEASE_PATIENCE_MS,
       );
     } catch {
@@ -184,6 +196,19 @@ export class LeasedClaim implements Claim {
     return found?.kind === 'completed' && found.response.claimId === this.request.claimId;
   }
 
+  /** Code that comes by its steps otherwise than earlier attempts did: said once, and left for an operator to find. */
+  private noteDisagreement(isDone: boolean): Attention['reason'] | undefined {
+    const found = this.attention === undefined ? this.tools.disagreement(isDone) : undefined;
+    if (found !== undefined) {
+      this.attention = { ...found, detail: DISAGREEMENTS[found.reason] };
+      const steps = found.steps.map((name) => `"${name}"`).join(', ');
+      LeasedClaim.logger.warn(
+        `Attempt ${this.attempt} at ${this.request.path} has passed by ${steps}. ${this.attention.detail}`,
+      );
+    }
+    return this.attention?.reason;
+  }
+
   private end(recorded: boolean): void {
     if (!this.over) {
       this.over = true;
@@ -193,3 +218,10 @@ export class LeasedClaim implements Claim {
     }
   }
 }
+
+const DISAGREEMENTS = {
+  'steps-changed':
+    'The steps of this handler have changed since an earlier attempt: a step was renamed, removed, or put in before others. ' +
+    'Run what was begun with the code that began it, or let an operator resolve it, or release it to be gone on with by this code.',
+  'steps-reordered': 'The order of steps has changed since an earlier attempt. No step was run again for it.',
+} as const;

@@ -20,7 +20,7 @@ import {
   timeLimits,
   UNFINISHED_STATE,
 } from './shared-statements.js';
-import type { KeyIdentity, StoredKey, UnfinishedState } from './stored-key.js';
+import type { Attention, KeyIdentity, StoredKey, UnfinishedState } from './stored-key.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from './table-name.js';
 
 export interface ClaimRequest extends KeyIdentity {
@@ -173,8 +173,8 @@ export class KeyStore {
       `select k.scope, k.key, k.method, k.path, k.attempt, k.response_status as status, k.response_bytes as bytes,
               k.response_body is not null as body_kept, ${UNFINISHED_STATE} as state,
               ${epochMs('k.created_at')} as created_at_ms, ${epochMs('k.expires_at')} as expires_at_ms,
-              ${epochMs('k.lease_expires_at')} as lease_expires_at_ms,
-              array(select s.name from ${this.steps} s where s.execution_id = k.execution_id order by s.position) as steps
+              ${epochMs('k.lease_expires_at')} as lease_expires_at_ms, k.attention,
+              array(select s.name from ${this.steps} s where s.execution_id = k.execution_id order by s.position, s.created_at) as steps
        from ${this.table} k
        where k.scope = $1::text and k.key = $2::text and k.expires_at > clock_timestamp()`,
       [scope, key],
@@ -243,7 +243,9 @@ export class KeyStore {
   async tablesExist(db: Queryable): Promise<boolean> {
     const rows = await rowsOf<{ found: boolean }>(
       db,
-      'select to_regclass($1::text) is not null and to_regclass($2::text) is not null as found',
+      `select to_regclass($2::text) is not null and exists (
+         select 1 from pg_attribute
+         where attrelid = to_regclass($1::text) and attname = 'attention' and not attisdropped) as found`,
       [this.table, this.steps],
     );
     return rows[0]!.found;
@@ -343,11 +345,12 @@ interface OperatorRow extends KeyIdentity {
   created_at_ms: string;
   expires_at_ms: string;
   lease_expires_at_ms: string | null;
+  attention: Attention | null;
   steps: string[];
 }
 
 function storedKeyOf(row: OperatorRow): StoredKey {
-  const { scope, key, method, path, attempt, state, steps } = row;
+  const { scope, key, method, path, attempt, state, steps, attention } = row;
   const expiresAtMs = Number(row.expires_at_ms);
   const request = {
     scope,
@@ -368,5 +371,11 @@ function storedKeyOf(row: OperatorRow): StoredKey {
     };
   }
   const lease = row.lease_expires_at_ms;
-  return { ...request, state, leaseExpiresAt: lease === null ? undefined : new Date(Number(lease)), steps };
+  return {
+    ...request,
+    state,
+    leaseExpiresAt: lease === null ? undefined : new Date(Number(lease)),
+    steps,
+    attention: attention ?? undefined,
+  };
 }

@@ -19,7 +19,7 @@ import {
 import { postgresErrorOf, SQLSTATE } from './sqlstate.js';
 import { type BoundStatement, failedStatement, type Statement, type StatementResult } from './statement-batch.js';
 import { StatementRunner } from './statement-runner.js';
-import type { KeyIdentity } from './stored-key.js';
+import type { Attention, KeyIdentity } from './stored-key.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from './table-name.js';
 
 /** What a later attempt gets of a step without running it; without members it returned `undefined`. */
@@ -31,7 +31,7 @@ export interface StepOutcome {
 /** A finished step. */
 export interface FinishedStep {
   name: string;
-  /** Which step of its attempt it was, counted from 1. */
+  /** One more than the steps that had ended in its attempt when it began. */
   position: number;
   outcome: StepOutcome;
 }
@@ -184,8 +184,13 @@ export class LeaseStore {
   }
 
   /** Ends the attempt without a response: the next claim may go on from its steps, for `ttlMs` from now. */
-  async release(client: PoolClient, { scope, key, claimId }: Holder, ttlMs: number): Promise<void> {
-    const values = [scope, key, claimId, String(ttlMs)];
+  async release(
+    client: PoolClient,
+    { scope, key, claimId }: Holder,
+    ttlMs: number,
+    attention?: Attention,
+  ): Promise<void> {
+    const values = [scope, key, claimId, String(ttlMs), attention === undefined ? null : JSON.stringify(attention)];
     await this.run(client, [{ statement: this.statements.release, values }]);
   }
 
@@ -205,7 +210,7 @@ export class LeaseStore {
       db,
       `with resolved as (
          update ${this.keys}
-         set claim_id = $3::uuid, lease_expires_at = null, response_status = $4::int2, response_headers = $5::jsonb,
+         set claim_id = $3::uuid, lease_expires_at = null, attention = null, response_status = $4::int2, response_headers = $5::jsonb,
              response_body = $6::bytea, response_bytes = octet_length($6::bytea),
              expires_at = clock_timestamp() + $7::float8 * interval '1 millisecond'
          where ${ABANDONED}
@@ -221,14 +226,19 @@ export class LeaseStore {
   async releaseAbandoned(db: Queryable, { scope, key, claimId }: Holder, ttlMs: number): Promise<boolean> {
     const rows = await rowsOf<{ count: number }>(
       db,
-      `with released as (
+      `with found as (
+         select execution_id, attention ->> 'reason' as reason from ${this.keys} where ${ABANDONED} for update),
+       released as (
          update ${this.keys}
-         set claim_id = $3::uuid, lease_expires_at = null,
+         set claim_id = $3::uuid, lease_expires_at = null, attention = null,
              expires_at = clock_timestamp() + $4::float8 * interval '1 millisecond'
-         where ${ABANDONED}
-         returning 1)
+         where ${ABANDONED} and exists (select 1 from found)
+         returning 1),
+       freed as (
+         update ${this.steps} s set position = $5::int4
+         from found where s.execution_id = found.execution_id and found.reason = 'steps-changed')
        select count(*)::int4 as count from released`,
-      [scope, key, claimId, ttlMs],
+      [scope, key, claimId, ttlMs, ANY_POSITION],
     );
     return rows[0]!.count === 1;
   }
@@ -279,6 +289,9 @@ export class LeaseStore {
 /** Rows that are still the holder's, and wait for a response. */
 const HELD = 'scope = $1::text and key = $2::text and claim_id = $3::uuid and response_status is null';
 
+/** The place of a step that an operator lets code come by wherever it does, or not at all. */
+export const ANY_POSITION = 2_147_483_647;
+
 /** Rows without a response that nobody holds any more. */
 const ABANDONED = `scope = $1::text and key = $2::text and response_status is null
            and expires_at > clock_timestamp() and (lease_expires_at is null or lease_expires_at <= clock_timestamp())`;
@@ -312,7 +325,7 @@ function statementsOn(keys: string, steps: string) {
           method = excluded.method, path = excluded.path, claim_id = excluded.claim_id,
           execution_id = case when k.expires_at <= excluded.created_at then excluded.execution_id else k.execution_id end,
           attempt = case when k.expires_at <= excluded.created_at then 1 else k.attempt + 1 end,
-          lease_expires_at = excluded.lease_expires_at,
+          lease_expires_at = excluded.lease_expires_at, attention = null,
           response_status = null, response_headers = null, response_body = null, response_bytes = null,
           created_at = case when k.expires_at <= excluded.created_at then excluded.created_at else k.created_at end,
           expires_at = excluded.expires_at
@@ -327,7 +340,7 @@ function statementsOn(keys: string, steps: string) {
       text: `select k.attempt, s.name, s.position, s.outcome
         from ${keys} k left join ${steps} s on s.execution_id = k.execution_id
         where k.scope = $1::text and k.key = $2::text and k.claim_id = $3::uuid and k.response_status is null
-        order by s.position`,
+        order by s.position, s.created_at`,
     },
     renew: {
       id: 'lease_renew',
@@ -362,7 +375,7 @@ function statementsOn(keys: string, steps: string) {
     },
     release: {
       id: 'lease_release',
-      text: `update ${keys} set lease_expires_at = null,
+      text: `update ${keys} set lease_expires_at = null, attention = $5::jsonb,
           expires_at = clock_timestamp() + $4::float8 * interval '1 millisecond'
         where ${HELD}`,
     },

@@ -32,9 +32,10 @@ export const CLAIM_SETTING = 'nestjs_idempotency.claim_id';
 /** How a claim by lease stands that has no response; null for a row that has one. */
 export const UNFINISHED_STATE = `case
   when response_status is not null then null
-  when lease_expires_at is null then 'released'
   when lease_expires_at > clock_timestamp() then 'running'
-  else 'interrupted' end`;
+  when lease_expires_at is not null or attention ->> 'reason' = 'effect-unknown' then 'interrupted'
+  when attention ->> 'reason' = 'steps-changed' then 'steps-changed'
+  else 'released' end`;
 
 /** Not as a date: pg reads those only in the DateStyle ISO. */
 export function epochMs(column: string): string {

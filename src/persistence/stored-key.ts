@@ -27,10 +27,13 @@ export interface CompletedKey extends StoredRequest {
 /** A key in lease mode whose operation has no response yet. */
 export interface UnfinishedKey extends StoredRequest {
   /**
-   * `running` under a live lease; `interrupted` when the lease has expired without an end; `released` when the handler
-   * has failed and a retry may go on.
+   * `running` under a live lease; `interrupted` when the lease has expired without an end, or the effect of a step is
+   * unknown; `released` when the handler has failed and a retry may go on; `steps-changed` when a retry may as well, but
+   * the last one met code that comes by other steps.
    */
   state: UnfinishedState;
+  /** What the last attempt has found out that an operator should know. */
+  attention: Attention | undefined;
   leaseExpiresAt: Date | undefined;
   /** Names of the steps that have finished, in their order. */
   steps: string[];
@@ -39,7 +42,20 @@ export interface UnfinishedKey extends StoredRequest {
   bodyKept?: undefined;
 }
 
-export type UnfinishedState = 'running' | 'interrupted' | 'released';
+export type UnfinishedState = 'running' | 'interrupted' | 'released' | 'steps-changed';
+
+export interface Attention {
+  /**
+   * `effect-unknown`: a step has had its effect, or still may, and its result is not known. No retry goes on before
+   * `IdempotencyService.resolve()` or `.release()`. `steps-changed`: an attempt was refused, because its code has passed by
+   * a step that an earlier one has finished. `steps-reordered`: it came by all of them, in another order.
+   */
+  reason: 'effect-unknown' | 'steps-changed' | 'steps-reordered';
+  /** The steps that this is about. */
+  steps: string[];
+  /** For people. */
+  detail: string;
+}
 
 /** A key as operators see it. */
 export type StoredKey = CompletedKey | UnfinishedKey;

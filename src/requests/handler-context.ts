@@ -2,6 +2,7 @@ import type { Claim } from '../claim.js';
 import type { IdempotencyContext } from '../idempotency-context.decorator.js';
 import { DurableStepError } from '../lease/durable-step.error.js';
 import { downstreamKey } from '../lease/downstream-key.js';
+import type { StepArguments, StepWork, TransactionWork } from '../lease/step-call.js';
 import type { StoredKeys } from '../stored-keys.js';
 
 /** A run of the handler, read when the context is asked: another run has another claim. */
@@ -27,11 +28,13 @@ export function contextOf(run: HandlersRun, keys: StoredKeys): IdempotencyContex
       return run.claim.signal;
     },
     afterCommit: (callback) => run.claim.afterCommit(callback),
-    downstreamKey: (step) => downstreamKey(scope, key, step),
+    downstreamKey: (step, options) => downstreamKey(scope, key, step, options),
     find: (other) => keys.find({ scope, key: other }),
     forget: (other) => keys.forget({ scope, key: other }),
-    step: (name, work) => run.claim.tools?.step(name, work) ?? refuseStep(name),
-    transaction: (name, work) => run.claim.tools?.transaction(name, work) ?? refuseStep(name),
+    step: <T>(name: string, ...given: StepArguments<StepWork<T>>) =>
+      run.claim.tools?.step(name, ...given) ?? refuseStep(name),
+    transaction: <T>(name: string, ...given: StepArguments<TransactionWork<T>>) =>
+      run.claim.tools?.transaction(name, ...given) ?? refuseStep(name),
   };
 }
 

@@ -14,7 +14,7 @@ import { runCli } from '../support/cli.js';
 import { createTestDatabase, databaseUrl, type TestDatabase } from '../support/database.js';
 import { createEmptyDatabase, queryOn } from '../support/empty-database.js';
 
-const NAMES = ['CreateIdempotencyKeys1763683200000', 'AddLeasesAndSteps1763769600000'];
+const NAMES = ['CreateIdempotencyKeys1763683200000', 'AddLeasesAndSteps1763769600000', 'AddAttention1763856000000'];
 
 /** What a command prints that says something of each migration. */
 const each = (what: string): string => NAMES.map((name) => `${what} ${name}\n`).join('');
@@ -36,7 +36,7 @@ describe('the migration commands', () => {
 
   it('show, apply and revert, and say when there is nothing to do', async () => {
     const results = [];
-    for (const command of ['show', 'run', 'run', 'show', 'sql', 'revert', 'revert', 'revert']) {
+    for (const command of ['show', 'run', 'run', 'show', 'sql', 'revert', 'revert', 'revert', 'revert']) {
       results.push(await runCli([`migration:${command}`], { DATABASE_URL: database.url }));
     }
     expect(results).toEqual(
@@ -46,6 +46,7 @@ describe('the migration commands', () => {
         'nothing to apply\n',
         each('[X]'),
         '-- nothing to apply\n',
+        `reverted ${NAMES[2]}\n`,
         `reverted ${NAMES[1]}\n`,
         `reverted ${NAMES[0]}\n`,
         'nothing to revert\n',

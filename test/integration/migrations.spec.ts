@@ -14,7 +14,8 @@ type PostgresOptions = Extract<DataSourceOptions, { type: 'postgres' }>;
 
 const FIRST = 'CreateIdempotencyKeys1763683200000';
 const SECOND = 'AddLeasesAndSteps1763769600000';
-const NAMES = [FIRST, SECOND];
+const THIRD = 'AddAttention1763856000000';
+const NAMES = [FIRST, SECOND, THIRD];
 
 let database: TestDatabase;
 let opened: DataSource[];
@@ -46,8 +47,7 @@ describe('the table', () => {
     const [keys, steps] = await catalogues();
     expect([keys, steps]).toEqual([expect.anything(), expect.anything()]);
 
-    await expect(migrator.revert()).resolves.toBe(SECOND);
-    await expect(migrator.revert()).resolves.toBe(FIRST);
+    for (const name of NAMES.toReversed()) await expect(migrator.revert()).resolves.toBe(name);
     await expect(migrator.revert()).resolves.toBeUndefined();
     await expect(catalogues()).resolves.toEqual([undefined, undefined]);
 
@@ -56,15 +56,18 @@ describe('the table', () => {
   });
 
   it('is the same after each migration, whether one comes up to it or down', async () => {
-    const dataSource = await open({ migrations: [idempotencyMigrations[0]!] });
-    await dataSource.runMigrations();
-    const before = await catalogues();
+    for (const count of [1, 2]) {
+      const dataSource = await open({ migrations: idempotencyMigrations.slice(0, count) });
+      await dataSource.runMigrations();
+      const before = await catalogues();
 
-    const migrator = new Migrator(await open());
-    await queryOn(database.url, `create table idempotency_migrations as table migrations; drop table migrations`);
-    await expect(migrator.run()).resolves.toEqual([SECOND]);
-    await expect(migrator.revert()).resolves.toBe(SECOND);
-    await expect(catalogues()).resolves.toEqual(before);
+      const migrator = new Migrator(await open());
+      await queryOn(database.url, `create table idempotency_migrations as table migrations`);
+      await expect(migrator.run()).resolves.toEqual(NAMES.slice(count));
+      for (const name of NAMES.slice(count).toReversed()) await expect(migrator.revert()).resolves.toBe(name);
+      await expect(catalogues()).resolves.toEqual(before);
+      await queryOn(database.url, 'drop table idempotency_migrations');
+    }
   });
 
   it('has exactly the columns that the runtime reads and writes, in this order', async () => {
@@ -90,6 +93,7 @@ describe('the table', () => {
       'execution_id uuid',
       'attempt integer',
       'lease_expires_at timestamp with time zone',
+      'attention jsonb',
     ]);
     const steps = await catalogueOf(database.url, 'public', STEPS_TABLE);
     expect(steps?.columns.map(({ name, type, required }) => `${name} ${type}${required ? ' not null' : ''}`)).toEqual([
@@ -261,8 +265,7 @@ describe.each(['plain', 'My Schema', `it's "odd".schema $1`])('in the schema %j'
     await expect(catalogueOf(database.url)).resolves.toBeUndefined();
     await expect(migrator.show()).resolves.toEqual(NAMES.map((name) => ({ name, applied: true })));
 
-    await expect(migrator.revert()).resolves.toBe(SECOND);
-    await expect(migrator.revert()).resolves.toBe(FIRST);
+    for (const name of NAMES.toReversed()) await expect(migrator.revert()).resolves.toBe(name);
     await expect(catalogueOf(database.url, schema)).resolves.toBeUndefined();
   });
 
@@ -272,8 +275,7 @@ describe.each(['plain', 'My Schema', `it's "odd".schema $1`])('in the schema %j'
 
     const printed = await catalogueOf(database.url, schema);
     await expect(migrator.sql()).resolves.toEqual([]);
-    await migrator.revert();
-    await migrator.revert();
+    for (const name of NAMES.toReversed()) await expect(migrator.revert()).resolves.toBe(name);
     await migrator.run();
     await expect(catalogueOf(database.url, schema)).resolves.toEqual(printed);
   });
@@ -285,11 +287,11 @@ describe.each(['plain', 'My Schema', `it's "odd".schema $1`])('in the schema %j'
     expect(applied.map(({ name }) => name)).toEqual([
       `CreateIdempotencyKeys_${schema}_1763683200000`,
       `AddLeasesAndSteps_${schema}_1763769600000`,
+      `AddAttention_${schema}_1763856000000`,
     ]);
     await expect(catalogueOf(database.url, schema)).resolves.toBeDefined();
 
-    await dataSource.undoLastMigration();
-    await dataSource.undoLastMigration();
+    for (const _ of NAMES) await dataSource.undoLastMigration();
     await expect(catalogueOf(database.url, schema)).resolves.toBeUndefined();
   });
 
@@ -331,8 +333,7 @@ describe("spread into a user's DataSource", () => {
     await expect(catalogueOf(database.url)).resolves.toBeDefined();
     await expect(dataSource.runMigrations()).resolves.toEqual([]);
 
-    await dataSource.undoLastMigration();
-    await dataSource.undoLastMigration();
+    for (const _ of NAMES) await dataSource.undoLastMigration();
     await expect(catalogueOf(database.url)).resolves.toBeUndefined();
     await expect(dataSource.query('select from orders')).resolves.toEqual([]);
   });
@@ -345,8 +346,7 @@ describe("spread into a user's DataSource", () => {
     await dataSource.runMigrations();
     await expect(catalogueOf(database.url, schema)).resolves.toBeDefined();
 
-    await dataSource.undoLastMigration();
-    await dataSource.undoLastMigration();
+    for (const _ of NAMES) await dataSource.undoLastMigration();
     await expect(catalogueOf(database.url, schema)).resolves.toBeUndefined();
   });
 
@@ -354,7 +354,7 @@ describe("spread into a user's DataSource", () => {
     const dataSource = await open({
       migrations: [...idempotencyMigrations, ...idempotencyMigrationsIn('one'), ...idempotencyMigrationsIn('two')],
     });
-    await expect(dataSource.runMigrations()).resolves.toHaveLength(6);
+    await expect(dataSource.runMigrations()).resolves.toHaveLength(3 * NAMES.length);
     await expect(catalogueOf(database.url, 'two')).resolves.toBeDefined();
   });
 

@@ -5,7 +5,7 @@ import { leaseModeOn } from './lease-mode-on.js';
 import { provider, scripts, seen } from './lease.controller.js';
 
 describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
-  const { application, other, call } = leaseModeOn(adapter);
+  const { application, call } = leaseModeOn(adapter);
 
   it('gives a step’s result as JSON makes it, on the first attempt and on later ones', async () => {
     let failures = 1;
@@ -52,31 +52,7 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
     ]);
   });
 
-  it('finds out that the order of steps has changed', async () => {
-    let names = ['a', 'b'];
-    scripts['deployed'] = async (context) => {
-      for (const name of names) await context.step(name, () => call(name));
-      throw new Error('down');
-    };
-    expect((await application().post('/run/deployed', 'k')).status).toBe(500);
-    for (const changed of [
-      ['b', 'a'],
-      ['a', 'new', 'b'],
-      ['new', 'a', 'b'],
-    ]) {
-      names = changed;
-      const logs = [application(), other()].map((instance) => instance.logs); // the last one to start has the process' logger
-      logs.forEach((lines) => (lines.length = 0));
-      expect((await application().post('/run/deployed', 'k')).status).toBe(500);
-      expect(logs.flat().join()).toContain('The order of steps has changed');
-    }
-    expect(provider).toEqual(['a', 'b']);
-    names = ['a', 'b', 'c'];
-    await application().post('/run/deployed', 'k');
-    expect(provider).toEqual(['a', 'b', 'c']);
-  });
-
-  it('runs steps side by side, in the order they begin', async () => {
+  it('runs steps side by side', async () => {
     let failures = 1;
     scripts['parallel'] = async (context) => {
       const results = await Promise.all(['a', 'b', 'c'].map((name) => context.step(name, () => call(name))));

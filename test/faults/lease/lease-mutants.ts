@@ -88,8 +88,8 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: HANDLER_CONTEXT,
-        from: 'downstreamKey: (step) => downstreamKey(scope, key, step),',
-        to: 'downstreamKey: (step) => downstreamKey(scope, key, `${step} ${run.attempt}`),',
+        from: 'downstreamKey: (step, options) => downstreamKey(scope, key, step, options),',
+        to: 'downstreamKey: (step, options) => downstreamKey(scope, key, `${step} ${run.attempt}`, options),',
       },
     ],
   },
