@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorWithoutValues } from './error-without-values.js';
 
 export type AfterCommitCallback = () => unknown;
 
@@ -38,6 +39,6 @@ export async function runLogged(callback: AfterCommitCallback): Promise<void> {
   try {
     await callback();
   } catch (error) {
-    logger.error(error);
+    logger.error(errorWithoutValues(error));
   }
 }

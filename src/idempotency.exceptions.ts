@@ -1,4 +1,5 @@
 import { HttpException, type HttpExceptionOptions } from '@nestjs/common';
+import { errorWithoutValues } from './error-without-values.js';
 import { RETRY_AFTER_IN_FLIGHT_SECONDS, RETRY_AFTER_UNAVAILABLE_SECONDS } from './idempotency.constants.js';
 import { DEFAULT_OPTIONS, type IdempotencyMode } from './idempotency.options.js';
 
@@ -36,7 +37,7 @@ export abstract class IdempotencyException extends HttpException {
   ) {
     const { slug, title, status, detail, extensions } = situation;
     const problem = { type: DEFAULT_OPTIONS.problemBaseUrl + slug, title, status, detail, ...extensions };
-    super(problem, status, options);
+    super(problem, status, { ...options, cause: errorWithoutValues(options?.cause) });
     this.message = detail;
     this.problem = problem;
     this.retryAfterSeconds = situation.retryAfterSeconds;

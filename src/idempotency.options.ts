@@ -127,7 +127,11 @@ export interface IdempotentOptions {
   /** Largest response body that is stored, in bytes; a larger one is sent, but cannot be replayed. 0 to 104,857,600. @default 1048576 (1 MiB) */
   maxBodyBytes?: number;
 
-  /** Response headers to store beyond, or other than, the usual. @default those that the handler and its surroundings set */
+  /**
+   * Response headers to store beyond, or other than, the usual: all that were set once the handler had begun, but for
+   * those of one message (`Date`, `Server-Timing`) and credentials (`Set-Cookie`, `WWW-Authenticate`, `X-CSRF-Token`,
+   * `X-Auth-Token`, `X-Api-Key` and the like).
+   */
   replayHeaders?: ReplayHeaders;
 }
 

@@ -6,21 +6,31 @@ import type { ReplayHeaders } from '../idempotency.options.js';
 export type HeaderLine = [name: string, value: string | null];
 
 /**
- * Never stored. Hop-by-hop headers and Date belong to one message (RFC 9110, 6.6.1 and 7.6.1); cookies and credentials
- * to one caller, and a replay may go to another client of the same scope.
+ * Never stored, each for a reason. What belongs to one message tells something false on another. What is a credential
+ * belongs to one caller and to one session: a replay may come a day later, to another client of the same scope, and the
+ * table is no place for secrets. `replayHeaders: { keep }` stores one all the same.
  */
-const NEVER_STORED = new Set([
-  'authorization',
-  'authentication-info',
-  'connection',
-  'date',
-  'keep-alive',
-  'set-cookie',
-  'trailer',
-  'transfer-encoding',
-  'upgrade',
-  'www-authenticate',
-]);
+const NEVER_STORED: readonly (readonly [names: RegExp, reason: string])[] = [
+  [/^(?:connection|keep-alive|te|trailer|transfer-encoding|upgrade)$/, 'hop by hop (RFC 9110, 7.6.1)'],
+  [/^(?:age|date)$/, 'when the message was made (RFC 9110, 6.6.1; RFC 9111, 5.1)'],
+  [/^(?:server-timing|x-response-time|x-runtime)$/, 'how long the message took to make (W3C Server Timing)'],
+  [/^(?:proxy-.*|www-authenticate)$/, 'a challenge, and its nonce, is for one connection (RFC 9110, 11.6.1 and 11.7)'],
+  [/^(?:authorization|(?:authentication|proxy-authentication)-info)$/, 'credentials (RFC 9110, 11.6)'],
+  [/^set-cookie2?$/, 'a session (RFC 6265)'],
+  [/(?:^|-)[cx]srf(?:-|$)/, 'a token against forged requests is of one session'],
+  [
+    /(?:^|-)(?:access|api|auth|authentication|authorization|bearer|device|id|identity|login|private|refresh|security|session|sso|user)-?token$/,
+    'a token that lets its bearer in',
+  ],
+  [
+    /(?:^|-)(?:api-?key|api-?secret|client-secret|jwt|otp|passcode|password|private-key|secret-key|session-?id)$/,
+    'a secret by its name',
+  ],
+];
+
+function isNeverStored(name: string): boolean {
+  return NEVER_STORED.some(([names]) => names.test(name));
+}
 
 /**
  * Always stored, also where the route had set them before the handler ran (`@Header()`): they describe the stored body
@@ -56,8 +66,7 @@ export function changedHeaders(
 ): HeaderLine[] {
   const kept = new Set(keep.map((name) => name.toLowerCase()));
   const dropped = new Set(drop.map((name) => name.toLowerCase()));
-  const isStored = (name: string): boolean =>
-    !dropped.has(name) && (kept.has(name) || !(NEVER_STORED.has(name) || name.startsWith('proxy-')));
+  const isStored = (name: string): boolean => !dropped.has(name) && (kept.has(name) || !isNeverStored(name));
 
   const lines: HeaderLine[] = [];
   const present = new Set<string>();

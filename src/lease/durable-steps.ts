@@ -2,6 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { HttpException, Logger } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import type { Connections } from '../connections.js';
+import { errorWithoutValues } from '../error-without-values.js';
 import { failpoint } from '../failpoint.js';
 import { STORE_PATIENCE_MS } from '../idempotency.constants.js';
 import {
@@ -77,7 +78,7 @@ export class DurableSteps implements StepTools {
   async close(): Promise<void> {
     this.closed = true;
     for (const step of this.running) {
-      await step.catch((error: unknown) => DurableSteps.logger.error(error)); // nobody may be there to see it
+      await step.catch((error: unknown) => DurableSteps.logger.error(errorWithoutValues(error))); // nobody may be there to see it
     }
   }
 

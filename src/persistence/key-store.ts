@@ -236,7 +236,7 @@ export class KeyStore {
 
   /** What the database keeps text in: `'UTF8'`, `'LATIN1'` and so on. */
   async databaseEncoding(db: Queryable): Promise<string> {
-    const rows = (await db.query('show server_encoding')) as { server_encoding: string }[];
+    const rows = await rowsOf<{ server_encoding: string }>(db, 'show server_encoding');
     return rows[0]!.server_encoding;
   }
 

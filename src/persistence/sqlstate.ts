@@ -1,3 +1,5 @@
+import { MEMBERS_WITH_VALUES } from '../error-without-values.js';
+
 /** SQLSTATEs this library reacts to (PostgreSQL manual, appendix A). */
 export const SQLSTATE = {
   notNullViolation: '23502',
@@ -32,8 +34,9 @@ export function postgresErrorOf(error: unknown): PostgresError | undefined {
 /** Takes the values out that PostgreSQL quotes: scopes, keys, responses and outcomes are not for a log. */
 export function hideValues(error: unknown): void {
   for (const each of [error, postgresErrorOf(error)] as (PostgresError | undefined)[]) {
-    delete each?.detail;
-    delete each?.where;
+    if (each !== undefined) {
+      MEMBERS_WITH_VALUES.forEach((name) => Reflect.deleteProperty(each, name));
+    }
   }
 }
 

@@ -1,4 +1,5 @@
 import { type BeforeApplicationShutdown, Injectable, Logger, type OnApplicationBootstrap } from '@nestjs/common';
+import { errorWithoutValues } from '../error-without-values.js';
 import { DEFAULT_OPTIONS, type PurgeOptions } from '../idempotency.options.js';
 import { IdempotencyRuntime } from '../idempotency.runtime.js';
 import type { PurgedBatch } from '../persistence/key-store.js';
@@ -77,7 +78,7 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
     const jitter = 0.9 + Math.random() * 0.2;
     this.timer = setTimeout(() => {
       void this.runOnce()
-        .catch((error: unknown) => this.logger.error(error))
+        .catch((error: unknown) => this.logger.error(errorWithoutValues(error)))
         .finally(() => {
           if (!this.stopping.signal.aborted) {
             this.schedule();

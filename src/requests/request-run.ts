@@ -2,6 +2,7 @@ import { HttpException, Logger, StreamableFile } from '@nestjs/common';
 import { lastValueFrom, type Observable, type Subscriber, toArray } from 'rxjs';
 import type { Claim } from '../claim.js';
 import type { ClaimService, IdempotentRequest, Outcome, ReplayableResponse } from '../claim.service.js';
+import { errorWithoutValues } from '../error-without-values.js';
 import { failpoint } from '../failpoint.js';
 import type { ExchangeRun, HttpExchange } from '../http/response/http-exchange.js';
 import type { HeldResponse } from '../http/response/kept-response.js';
@@ -192,7 +193,7 @@ export class RequestRun implements ExchangeRun {
         (values) => this.returned(values),
         (error: unknown) => this.threw(error),
       )
-      .catch((error: unknown) => RequestRun.logger.error(error));
+      .catch((error: unknown) => RequestRun.logger.error(errorWithoutValues(error)));
   }
 
   private returned(values: unknown[]): void {
@@ -294,7 +295,7 @@ export class RequestRun implements ExchangeRun {
         try {
           this.exchange.replaceByProblem(this.present(exception)); // the response never ended
         } catch (error) {
-          RequestRun.logger.error(error); // out of a timer it would end the process
+          RequestRun.logger.error(errorWithoutValues(error)); // out of a timer it would end the process
         }
         break;
       default:
@@ -309,7 +310,7 @@ export class RequestRun implements ExchangeRun {
 
   private decideWhenEnded(): void {
     if (this.held !== undefined && this.state === 'deciding') {
-      this.decide(this.held).catch((error: unknown) => RequestRun.logger.error(error));
+      this.decide(this.held).catch((error: unknown) => RequestRun.logger.error(errorWithoutValues(error)));
     }
   }
 

@@ -38,6 +38,17 @@ const FORBIDDEN: Record<string, string> = {
   'proxy-own': 'of-the-first',
   'set-cookie': 'token=of-the-first',
   upgrade: 'websocket',
+  'csrf-token': 'of-the-first',
+  'x-csrf-token': 'of-the-first',
+  'x-xsrf-token': 'of-the-first',
+  'x-auth-token': 'of-the-first',
+  'x-access-token': 'of-the-first',
+  'x-refresh-token': 'of-the-first',
+  'x-amz-security-token': 'of-the-first',
+  'x-api-key': 'of-the-first',
+  'x-session-id': 'of-the-first',
+  'server-timing': 'of-the-first;dur=1',
+  'x-response-time': '1 ms',
   'www-authenticate': 'Basic realm="of-the-first"',
 };
 
