@@ -32,6 +32,9 @@ export interface Claim {
 
   readonly connectionLost: boolean;
 
+  /** Whether a cursor of its transaction is open: the end of that would cut off what is read from it. */
+  readonly isBeingRead: boolean;
+
   /** Whether it has been given up, so that no answer of the handler can be recorded any more. */
   readonly isAborted: boolean;
 

@@ -88,6 +88,7 @@ const ROUTE_CHECKS: Record<keyof IdempotentOptions, Check> = {
   retries: wholeNumber(0, 20),
   timeoutMs: wholeNumber(1, 2_147_000_000, ' of milliseconds'),
   maxBodyBytes: wholeNumber(0, 100 * 1024 * 1024, ' of bytes'),
+  maxHeldBytes: wholeNumber(0, 1024 * 1024 * 1024, ' of bytes'),
   replayHeaders: {
     accepts: (value) => isObject(value) && hasOnly(value, { keep: headerNames, drop: headerNames }),
     expected: '{ keep, drop }, each a list of header names',

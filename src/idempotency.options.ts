@@ -128,6 +128,13 @@ export interface IdempotentOptions {
   maxBodyBytes?: number;
 
   /**
+   * Most bytes of a response that are held in memory while they have to be: those that a handler writes before it
+   * returns (`@Res()`), and those read from its transaction. Beyond it the request is answered with 500 and rolled back.
+   * Not less than `maxBodyBytes` is held. 0 to 1,073,741,824. @default 33554432 (32 MiB)
+   */
+  maxHeldBytes?: number;
+
+  /**
    * Response headers to store beyond, or other than, the usual: all that were set once the handler had begun, but for
    * those of one message (`Date`, `Server-Timing`) and credentials (`Set-Cookie`, `WWW-Authenticate`, `X-CSRF-Token`,
    * `X-Auth-Token`, `X-Api-Key` and the like).
@@ -163,6 +170,7 @@ export const DEFAULT_OPTIONS = {
   retries: 0,
   timeoutMs: 30_000,
   maxBodyBytes: 1024 * 1024,
+  maxHeldBytes: 32 * 1024 * 1024, // ten of them, a pool's worth, are less than what Node.js itself takes
   problemBaseUrl: 'urn:nestjs-idempotency:',
   purge: { intervalMs: 10 * 60 * 1000, batchSize: 1000 },
 } as const satisfies IdempotencyModuleOptions;
@@ -179,6 +187,7 @@ const DEFAULTED = [
   'retries',
   'timeoutMs',
   'maxBodyBytes',
+  'maxHeldBytes',
 ] as const satisfies (keyof IdempotentOptions)[];
 
 type Defaulted = (typeof DEFAULTED)[number];

@@ -73,6 +73,10 @@ export class TransactionClaim implements Claim {
     return this.transaction.stall;
   }
 
+  get isBeingRead(): boolean {
+    return this.transaction.openCursors > 0;
+  }
+
   get connectionLost(): boolean {
     return this.transaction.connection.broken;
   }

@@ -27,6 +27,7 @@ export class LeasedClaim implements Claim {
   private static readonly logger = new Logger('Idempotency');
 
   readonly connectionLost = false;
+  readonly isBeingRead = false;
   readonly stall = undefined;
   isAborted = false;
   private isWorking = false;

@@ -11,6 +11,8 @@ import { Scope } from './transaction-scope.js';
 
 /** The transaction of one claimed request, or of one step, as what runs in it sees it. */
 export class AmbientTransaction {
+  /** @internal Of SQL, that somebody may still read from. */
+  openCursors = 0;
   private isUndone = false;
   private readonly left = deferred();
   private readonly root: Scope;

@@ -139,7 +139,8 @@ export class Scope {
     }
     const cursor = this.transaction.nextName();
     await this.query(`declare ${cursor} no scroll cursor for ${sql}`, parameters);
-    return Readable.from(this.rowsOf(cursor));
+    this.transaction.openCursors++;
+    return Readable.from(this.rowsOf(cursor)).once('close', () => this.transaction.openCursors--);
   }
 
   /** `DataSource.transaction()`: a savepoint that is released when `work` succeeds and rolled back to when it fails. */

@@ -100,8 +100,17 @@ export class RequestRun implements ExchangeRun {
     return !this.hasValue && this.claim.isRunning;
   }
 
-  isHandlerRunning(): boolean {
-    return this.state === 'running';
+  get maxHeldBytes(): number {
+    const { maxBodyBytes, maxHeldBytes } = this.around.options;
+    return Math.max(maxBodyBytes, maxHeldBytes);
+  }
+
+  mustHoldOn(): boolean {
+    return this.isHandlerRunning || (this.state === 'returned' && this.claim.isBeingRead);
+  }
+
+  private get isHandlerRunning(): boolean {
+    return this.state === 'running' || this.state === 'answered';
   }
 
   writer(): Writer {
@@ -122,6 +131,20 @@ export class RequestRun implements ExchangeRun {
     this.hasFailed ||= this.state === 'pausing'; // somebody further out has answered before the handler ran again
     this.on('response ended');
     this.decideWhenEnded();
+  }
+
+  responseOutgrown(): void {
+    const exception = new IdempotencyTransactionFailedException(
+      `The response grew beyond ${this.maxHeldBytes} bytes while it had to be held back, so the operation was rolled back. ` +
+        'Return a StreamableFile, or a stream that does not read from the transaction: what follows the first `maxBodyBytes` of it is not held. Or raise `maxHeldBytes`.',
+    );
+    const wasRunning = this.isHandlerRunning;
+    this.claim.abort(exception);
+    this.on('response outgrown');
+    this.exchange.replaceByProblem(this.present(exception));
+    if (wasRunning) {
+      this.outer.error(exception);
+    }
   }
 
   /** An outer interceptor has run the route again: who can claim the key then shows that this claim is over. */
@@ -198,7 +221,7 @@ export class RequestRun implements ExchangeRun {
 
   private returned(values: unknown[]): void {
     const value = values.at(-1);
-    if (this.state !== 'running' && this.state !== 'answered') {
+    if (!this.isHandlerRunning) {
       this.on('handler returned');
       if (value instanceof StreamableFile) {
         value.getStream().destroy(); // nobody reads it: it came too late
@@ -215,7 +238,7 @@ export class RequestRun implements ExchangeRun {
   }
 
   private async threw(error: unknown): Promise<void> {
-    if (this.state !== 'running' && this.state !== 'answered') {
+    if (!this.isHandlerRunning) {
       this.on('handler threw');
       return;
     }

@@ -26,6 +26,7 @@ export type Event =
   | 'handler threw'
   | 'to run again'
   | 'response ended'
+  | 'response outgrown'
   | 'time limit'
   | 'outer gone'
   | 'next run'
@@ -48,6 +49,7 @@ export const TRANSITIONS: Readonly<Record<State, Partial<Readonly<Record<Event, 
     'handler threw': 'failed',
     'to run again': 'pausing',
     'response ended': 'answered',
+    'response outgrown': 'problem',
     'time limit': 'failed',
     'outer gone': 'failed',
   },
@@ -57,7 +59,7 @@ export const TRANSITIONS: Readonly<Record<State, Partial<Readonly<Record<Event, 
     'time limit': 'deciding',
     'outer gone': 'deciding',
   },
-  returned: { 'response ended': 'deciding', 'time limit': 'problem' },
+  returned: { 'response ended': 'deciding', 'response outgrown': 'problem', 'time limit': 'problem' },
   failed: {
     'handler returned': 'failed',
     'handler threw': 'failed',

@@ -102,6 +102,7 @@ const ROUTE_OPTIONS: Record<string, Expectation> = {
   retries: { ...wholeNumber(0, 20), remedy: 'a whole number from 0 to 20' },
   timeoutMs: { ...wholeNumber(1, 2_147_000_000), remedy: 'a whole number of milliseconds from 1 to 2147000000' },
   maxBodyBytes: { ...wholeNumber(0, 100 * 1024 * 1024), remedy: 'a whole number of bytes from 0 to 104857600' },
+  maxHeldBytes: { ...wholeNumber(0, 1024 * 1024 * 1024), remedy: 'a whole number of bytes from 0 to 1073741824' },
   replayHeaders: {
     accepts: [{}, { keep: [] }, { keep: ['Set-Cookie'], drop: ['X-Secret'] }, { keep: undefined }],
     refuses: [

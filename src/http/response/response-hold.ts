@@ -10,14 +10,17 @@ import { bytesOf, callBack, callbackIn, headArguments } from './write-arguments.
 /** A run of the route, as far as its response is concerned. */
 export interface HeldRun {
   readonly maxBodyBytes: number;
+  readonly maxHeldBytes: number;
   /** Whether the running code was started by its handler, and does not write what the handler has returned. */
   isItsCode(): boolean;
-  /** Whether the handler has not returned yet. */
-  isHandlerRunning(): boolean;
+  /** Whether more must be held however much it is: the handler runs, or the body is read from its transaction. */
+  mustHoldOn(): boolean;
   /** Whoever writes the head at this moment. */
   writer(): Writer;
   /** The response has ended, or its body has outgrown the cap, or its writer has given it up. Called once. */
   responseEnded(response: HeldResponse): void;
+  /** More must be held than may be: the run has to answer something else. */
+  responseOutgrown(): void;
 }
 
 const HOLD = Symbol('idempotency: hold');
@@ -115,6 +118,7 @@ export class ResponseHold {
     const { response } = this;
     this.looseHold();
     response.statusMessage = '';
+    this.kept = new KeptResponse();
     send();
     ignoreWrites(response);
     this.tellClosed();
@@ -171,8 +175,11 @@ export class ResponseHold {
     this.sendHead();
     this.keep(chunk, encoding);
     callBack([encoding, callback]);
+    if (!this.isHeld) {
+      return true; // it was given up, and a writer that waits for 'drain' would wait for ever
+    }
     // While the handler runs there is no way back: it may wait for this very write before it returns.
-    return kept.bodyBytes <= run!.maxBodyBytes || run!.isHandlerRunning();
+    return kept.bodyBytes <= run!.maxBodyBytes || run!.mustHoldOn();
   }
 
   /** @internal */
@@ -254,7 +261,10 @@ export class ResponseHold {
     const { kept } = this;
     kept.chunks.push(bytes);
     kept.bodyBytes += bytes.length;
-    if (kept.bodyBytes > this.run!.maxBodyBytes) {
+    const { maxBodyBytes, maxHeldBytes } = this.run!;
+    if (kept.bodyBytes > maxHeldBytes && this.run!.mustHoldOn()) {
+      this.run!.responseOutgrown();
+    } else if (kept.bodyBytes > maxBodyBytes && !this.run!.mustHoldOn()) {
       this.tellRun();
     }
   }
