@@ -1,0 +1,68 @@
+import { describe, expect, it } from '@jest/globals';
+import { KeyStore } from '../../../src/persistence/key-store.js';
+import type { Queryable } from '../../../src/persistence/queryable.js';
+import { backDate, complete, pool, rowsOf, session, store, withAStore } from './lab.js';
+
+withAStore();
+
+describe('find and forget', () => {
+  const db: Queryable = { query: async (sql, parameters) => (await pool.query(sql, parameters)).rows };
+
+  it('tell of a key what operators ask for', async () => {
+    await complete('k', { path: '/payments?x=1' });
+    await complete('large', { body: null, bodyBytes: 5_000_000_000 });
+    const found = await store.find(db, { scope: '', key: 'k' });
+    expect(found).toEqual({
+      scope: '',
+      key: 'k',
+      state: 'completed',
+      method: 'POST',
+      path: '/payments?x=1',
+      status: 201,
+      bodyBytes: 8,
+      bodyKept: true,
+      createdAt: expect.any(Date),
+      expiresAt: expect.any(Date),
+    });
+    expect(found!.expiresAt!.getTime() - found!.createdAt.getTime()).toBeGreaterThanOrEqual(59_999);
+    expect(await store.find(db, { scope: '', key: 'large' })).toMatchObject({
+      bodyBytes: 5_000_000_000,
+      bodyKept: false,
+    });
+    expect(await store.find(db, { scope: 'x', key: 'k' })).toBeUndefined();
+  });
+
+  it('know the time whatever way the session writes it', async () => {
+    await complete('k');
+    const client = await session();
+    const odd: Queryable = { query: async (sql, parameters) => (await client.query(sql, parameters)).rows };
+    const expected = await store.find(db, { scope: '', key: 'k' });
+    for (const style of ['SQL, DMY', 'German', 'Postgres, MDY']) {
+      await client.query(`set datestyle = '${style}'; set timezone = 'America/St_Johns'`);
+      expect(await store.find(odd, { scope: '', key: 'k' })).toEqual(expected);
+    }
+  });
+
+  it('do not find, but do forget, what has expired', async () => {
+    await complete('k');
+    await backDate('k');
+    expect(await store.find(db, { scope: '', key: 'k' })).toBeUndefined();
+    expect(await store.countExpired(db)).toBe(1);
+    expect(await store.forget(db, { scope: '', key: 'k' })).toBe(true);
+    expect(await store.forget(db, { scope: '', key: 'k' })).toBe(false);
+    expect(await rowsOf()).toEqual([]);
+  });
+
+  it('let the key be used again', async () => {
+    await complete('k');
+    await store.forget(db, { scope: '', key: 'k' });
+    const { claimId } = await complete('k');
+    expect((await rowsOf()).map((row) => row['claim_id'])).toEqual([claimId]);
+  });
+
+  it('know whether the table is there', async () => {
+    expect(await store.tablesExist(db)).toBe(true);
+    expect(await new KeyStore('nowhere').tablesExist(db)).toBe(false);
+    expect(await new KeyStore('infra').tablesExist(db)).toBe(true);
+  });
+});
