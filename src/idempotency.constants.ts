@@ -53,3 +53,9 @@ export const STORE_PATIENCE_MS = 10_000;
 
 /** So long a lease is tried to be given back; left alone it expires. */
 export const RELEASE_PATIENCE_MS = 2_000;
+
+/**
+ * So long a failed handler's transaction stays open for what it has left unawaited: some statements, which take
+ * milliseconds each, and no polling loop.
+ */
+export const QUIET_MS = 1_000;

@@ -127,12 +127,10 @@ export class TransactionClaim implements Claim {
 
   /** Ends it at once, whatever the connection is busy with. A record under way tells how it ended. */
   abort(cause: Error): void {
-    if (this.transaction.isOver) {
-      return;
+    if (this.transaction.abort(cause)) {
+      this.controller?.abort(cause);
+      this.settle();
     }
-    this.transaction.abort(cause);
-    this.controller?.abort(cause);
-    this.settle();
   }
 
   private settle(): void {

@@ -1,19 +1,28 @@
 import type { PoolClient } from 'pg';
 import type { EntityManager } from 'typeorm';
 import { type AfterCommitCallback, runLogged } from '../after-commit.js';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { deferred } from '../deferred.js';
 import { TransactionOutcomeUnknownError, TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
+import { QUIET_MS } from '../idempotency.constants.js';
 import type { AmbientTransactions } from './ambient-transactions.js';
 import { type DatabaseConnection, queryBy } from './database-connection.js';
+import { lend, type LentClient } from './lent-client.js';
 import type { CommitAnswer, OwnedTransaction, TransactionState } from './owned-transaction.js';
+import { within } from '../timing.js';
 import { Scope } from './transaction-scope.js';
+
+const CLIENT_TAKEN_BACK =
+  'This pg client was that of an idempotent request which is over: its connection serves others now. Ask the pool or the DataSource for one of your own.';
 
 /** The transaction of one claimed request, or of one step, as what runs in it sees it. */
 export class AmbientTransaction {
   /** @internal Of SQL, that somebody may still read from. */
   openCursors = 0;
   private isUndone = false;
+  private isEnding = false;
+  private lent: LentClient | undefined;
   private readonly left = deferred();
   private readonly root: Scope;
   private running: Promise<unknown> = Promise.resolve();
@@ -28,7 +37,16 @@ export class AmbientTransaction {
     // runner, which queries are announced with, gets a savepoint.
     Object.assign(owned.connection.runner, { isTransactionActive: true, transactionDepth: 1 });
     this.root = new Scope(this);
-    void owned.over.then(this.left.resolve);
+    void this.takeBackOnceOver();
+  }
+
+  /** @internal pg's client, for as long as the transaction is open. */
+  lendClient(): PoolClient {
+    this.lent ??= lend(this.connection.client, () => {
+      const { state } = this;
+      return state === 'open' ? undefined : (refusalOf(state) ?? new Error(CLIENT_TAKEN_BACK));
+    });
+    return this.lent.client;
   }
 
   get connection(): DatabaseConnection {
@@ -42,7 +60,7 @@ export class AmbientTransaction {
 
   /** True once nothing can be committed any more, not even without the handler's writes. */
   get isOver(): boolean {
-    return this.owned.state !== 'open';
+    return this.isEnding || this.owned.state !== 'open';
   }
 
   /** Whether all of it, writes or not, has been committed. */
@@ -100,20 +118,46 @@ export class AmbientTransaction {
    * been written is for the caller to undo.
    */
   async refuseFurtherWork(): Promise<void> {
-    this.isUndone = true;
-    this.left.resolve();
-    this.root.afterCommit.drop();
+    if (!this.isUndone) {
+      await this.untilQuiet();
+      this.isUndone = true;
+      this.left.resolve();
+      this.root.afterCommit.drop();
+    }
     await this.idle();
   }
 
   /** Undoes everything and refuses further work, unless it has ended. */
-  rollBack(): Promise<void> {
-    return this.owned.rollBack(() => this.idle());
+  async rollBack(): Promise<void> {
+    this.isEnding = true;
+    await this.untilQuiet();
+    await this.owned.rollBack(() => this.idle());
   }
 
-  /** The same at once, whatever the connection is busy with. */
-  abort(cause: Error): void {
-    this.owned.abort(cause);
+  /** The same at once, whatever the connection is busy with. False where it had ended already. */
+  abort(cause: Error): boolean {
+    return this.owned.abort(cause);
+  }
+
+  private async takeBackOnceOver(): Promise<void> {
+    await this.owned.over;
+    this.left.resolve();
+    this.lent?.takeBack();
+  }
+
+  /**
+   * Lets work that a failed handler has not awaited come to its end, to be undone with the rest: refused, it would end
+   * the process by an unhandled rejection, where without the library it succeeds. A `save()` hands its INSERT in a few
+   * turns after its SELECT was answered; a pause of one turn of the event loop is longer than that.
+   */
+  private async untilQuiet(): Promise<void> {
+    const deadline = performance.now() + QUIET_MS;
+    let seen: Promise<unknown> | undefined;
+    while (this.state === 'open' && seen !== this.running && performance.now() < deadline) {
+      seen = this.running;
+      await Promise.race([within(deadline - performance.now(), this.idle()), this.left.promise]);
+      await nextTurn();
+    }
   }
 
   /** @internal Waits for the statement that is running. */

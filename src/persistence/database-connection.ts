@@ -25,20 +25,23 @@ export class DatabaseConnection {
 
   release(): void {
     this.returned = true;
-    void this.runner.release();
+    this.runner.release().catch(ignored);
   }
 
   /** Closes the connection: PostgreSQL rolls back what it had open. The pool makes another one. */
   destroy(cause: unknown): void {
     this.returned = true;
     const error = cause instanceof Error ? cause : new Error(String(cause));
-    void this.runner.releasePostgresConnection(error);
+    this.runner.releasePostgresConnection(error).catch(ignored);
     const { pipeline, connection } = this.client as PipelineClient;
     if (pipeline) {
       connection.stream.destroy(); // pg itself waits for the answers to all that was sent, however long that takes
     }
   }
 }
+
+/** Somebody else has given it back already: nothing is left to do, and nobody to be told. */
+function ignored(): void {}
 
 /** One statement, as a QueryRunner takes it. */
 export function queryBy(

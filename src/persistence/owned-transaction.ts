@@ -73,16 +73,17 @@ export class OwnedTransaction {
     return (this.rollingBack = this.commitSent ? this.untilCommitted() : this.sendRollback(untilQuiet));
   }
 
-  /** Ends it at once, whatever the connection is busy with, by closing that. */
-  abort(cause: Error): void {
+  /** Ends it at once, whatever the connection is busy with, by closing that. False where it had ended already. */
+  abort(cause: Error): boolean {
     if (this.current !== 'open') {
-      return;
+      return false;
     }
     this.abortCause = cause;
     const kind = this.commitSent ? 'unknown' : 'refused';
     this.end(this.commitSent ? 'unknown' : 'rolled back');
     this.connection.destroy(cause);
     this.committing?.resolve({ kind, error: cause });
+    return true;
   }
 
   private async sendCommit(send: Send): Promise<CommitAnswer> {

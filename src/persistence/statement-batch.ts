@@ -100,65 +100,79 @@ type Callback = (error: Error | null, results: StatementResult[]) => void;
  * Several statements in one round trip: parse, bind and execute for each, one sync at the end. An error skips all
  * that follows up to the sync, so a COMMIT at the end is executed only if everything before it succeeded. pg's own
  * queries send a sync each. It extends pg's Query because a client with `pipeline: true` takes nothing else.
+ *
+ * Tracers hand pg a copy of it (`{ ...query }`), or give it another prototype or callback. So all that pg calls is a
+ * property of its own, and a plain function that goes by `this`; otherwise it would be missed when an answer comes,
+ * where an exception ends the process. Name and text are for spans alone.
  */
 class BatchQuery extends Query {
-  private readonly results: StatementResult[] = [];
-  private current: StatementResult = { tag: '', rows: [] };
+  readonly name: string;
+  readonly text: string;
+  readonly results: StatementResult[] = [];
+  current: StatementResult = { tag: '', rows: [] };
+  override submit = submit;
+  handleRowDescription = ignore;
+  handleDataRow = handleDataRow;
+  handleCommandComplete = handleCommandComplete;
+  handleEmptyQuery = ignore;
+  handlePortalSuspended = ignore;
+  handleCopyInResponse = ignore;
+  handleCopyData = ignore;
+  handleError = handleError;
+  handleReadyForQuery = handleReadyForQuery;
 
   constructor(
-    private readonly batch: readonly BoundStatement[],
-    private readonly prepare: readonly Statement[] | undefined,
-    readonly callback: Callback,
+    readonly batch: readonly BoundStatement[],
+    readonly prepare: readonly Statement[] | undefined,
+    public callback: Callback,
   ) {
     super(''); // pg copies an object, which takes longer than the rest of this
+    this.name = `idempotency: ${batch.map(({ statement }) => statement.id).join(', ')}`;
+    this.text = batch.map(({ statement }) => statement.text).join(';\n');
   }
+}
 
-  override submit = (connection: unknown): void => {
-    const wire = connection as WireConnection;
-    writeTogether(wire, () => this.write(wire));
-  };
+function submit(this: BatchQuery, connection: unknown): void {
+  const wire = connection as WireConnection;
+  writeTogether(wire, () => writeBatch(wire, this));
+}
 
-  private write(wire: WireConnection): void {
-    const known = this.prepare === undefined ? undefined : preparedStatementsOf(wire);
-    for (const { statement, values = [] } of this.batch) {
-      if (known === undefined) {
-        wire.parse({ name: '', text: statement.text });
-      } else {
-        parseOnce(wire, known, statement);
-      }
-      wire.bind({ statement: known === undefined ? '' : known.prefix + statement.id, values });
-      wire.execute({});
-      if (known !== undefined && known.all !== this.prepare) {
-        this.prepare?.forEach((other) => parseOnce(wire, known, other));
-        known.all = this.prepare;
-      }
+function writeBatch(wire: WireConnection, { batch, prepare }: BatchQuery): void {
+  const known = prepare === undefined ? undefined : preparedStatementsOf(wire);
+  for (const { statement, values = [] } of batch) {
+    if (known === undefined) {
+      wire.parse({ name: '', text: statement.text });
+    } else {
+      parseOnce(wire, known, statement);
     }
-    wire.sync();
+    wire.bind({ statement: known === undefined ? '' : known.prefix + statement.id, values });
+    wire.execute({});
+    if (known !== undefined && known.all !== prepare) {
+      prepare?.forEach((other) => parseOnce(wire, known, other));
+      known.all = prepare;
+    }
   }
+  wire.sync();
+}
 
-  handleRowDescription(): void {}
+function ignore(): void {}
 
-  handleDataRow(message: { fields: (string | null)[] }): void {
-    this.current.rows.push(message.fields);
-  }
+function handleDataRow(this: BatchQuery, message: { fields: (string | null)[] }): void {
+  this.current.rows.push(message.fields);
+}
 
-  handleCommandComplete(message: { text: string }): void {
-    this.current.tag = message.text;
-    this.results.push(this.current);
-    this.current = { tag: '', rows: [] };
-  }
+function handleCommandComplete(this: BatchQuery, message: { text: string }): void {
+  this.current.tag = message.text;
+  this.results.push(this.current);
+  this.current = { tag: '', rows: [] };
+}
 
-  handleEmptyQuery(): void {}
+function handleError(this: BatchQuery, error: Error): void {
+  this.callback(error, this.results);
+}
 
-  handlePortalSuspended(): void {}
-
-  handleError(error: Error): void {
-    this.callback(error, this.results);
-  }
-
-  handleReadyForQuery(): void {
-    this.callback(null, this.results);
-  }
+function handleReadyForQuery(this: BatchQuery): void {
+  this.callback(null, this.results);
 }
 
 const failedStatements = new WeakMap<Error, Statement>();

@@ -146,7 +146,7 @@ class RunnerHandle {
   async connect(): Promise<unknown> {
     this.home.transaction.assertNotLost();
     if (this.state === 'open') {
-      return this.home.transaction.connection.client;
+      return this.home.transaction.lendClient();
     }
     this.isConnected = true;
     return this.lateRunner().connect();
