@@ -1,5 +1,5 @@
 import { inspect } from 'node:util';
-import { Inject, Injectable, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
 import { ModuleRef, Reflector } from '@nestjs/core';
 import { getDataSourceToken } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
@@ -12,8 +12,11 @@ import { IdempotencyOptionError, validateModuleOptions } from './idempotency.opt
 import { AmbientTransactions } from './persistence/ambient-transactions.js';
 import { dataSourceSchema } from './persistence/data-source-schema.js';
 import { KeyStore } from './persistence/key-store.js';
+import { assertUsable, findKeyTables, type KeyTables } from './persistence/key-tables.js';
 import { LeaseService } from './lease/lease.service.js';
 import { LeaseStore } from './persistence/lease-store.js';
+import { SearchPathWatch } from './persistence/search-path-watch.js';
+import { KEYS_TABLE, tableName } from './persistence/table-name.js';
 import { StatementRunner } from './persistence/statement-runner.js';
 import { RouteOptionsRegistry } from './route-options.js';
 import { StoredKeys } from './stored-keys.js';
@@ -31,6 +34,8 @@ interface Parts {
 /** What the module is made of, put together at boot. */
 @Injectable()
 export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
+  private static readonly logger = new Logger('Idempotency');
+
   readonly routes: RouteOptionsRegistry;
   readonly problemBaseUrl: string;
   private parts: Parts | undefined;
@@ -49,9 +54,10 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   /** The DataSource is looked up only now: its module need not be imported before this one. */
   async onModuleInit(): Promise<void> {
     const dataSource = this.findDataSource();
-    const schema = this.options.schema ?? dataSourceSchema(dataSource);
+    const { schema, searchPath } = await this.findTables(dataSource);
+    const searchPaths = new SearchPathWatch(searchPath, (message) => IdempotencyRuntime.logger.warn(message));
     const runner = new StatementRunner();
-    const store = new KeyStore(schema, runner);
+    const store = new KeyStore(schema, runner, searchPaths);
     const encoding = await store.databaseEncoding(dataSource);
     if (encoding !== 'UTF8') {
       // A scope, a path, a header or a step's result may hold any character, and one that has no place in the database
@@ -61,19 +67,8 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
           `Use a database in UTF8: create database … encoding 'UTF8' template template0.`,
       );
     }
-    if (!(await store.tablesExist(dataSource))) {
-      const option = schema === undefined ? '' : ` --schema ${shellWord(schema)}`;
-      const migrations =
-        this.options.schema === undefined
-          ? 'idempotencyMigrations'
-          : `idempotencyMigrationsIn(${inspect(this.options.schema)})`;
-      throw new Error(
-        `IdempotencyModule: the table ${store.table}, or a later one, is not there. Create them by "npx nestjs-idempotency migration:run${option}" ` +
-          `(with DATABASE_URL or --url), or add \`...${migrations}\` from 'nestjs-idempotency/migrations' to your DataSource's \`migrations\`.`,
-      );
-    }
     const transactions = new AmbientTransactions(dataSource);
-    const leaseStore = new LeaseStore(schema, runner);
+    const leaseStore = new LeaseStore(schema, runner, searchPaths);
     const connections = new Connections(transactions, runner);
     const claims = new ClaimService(store, connections, new LeaseService(leaseStore, connections));
     const keys = new StoredKeys(store, connections);
@@ -123,6 +118,24 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     return this.parts;
   }
 
+  private async findTables(dataSource: DataSource): Promise<KeyTables> {
+    const schema = this.options.schema ?? dataSourceSchema(dataSource);
+    const tables = await findKeyTables(dataSource, schema).catch(cannotUse);
+    if (tables === undefined) {
+      const option = schema === undefined ? '' : ` --schema ${shellWord(schema)}`;
+      const migrations =
+        this.options.schema === undefined
+          ? 'idempotencyMigrations'
+          : `idempotencyMigrationsIn(${inspect(this.options.schema)})`;
+      throw new Error(
+        `IdempotencyModule: the table ${tableName(KEYS_TABLE, schema)}, or a later one, is not there. Create them by "npx nestjs-idempotency migration:run${option}" ` +
+          `(with DATABASE_URL or --url), or add \`...${migrations}\` from 'nestjs-idempotency/migrations' to your DataSource's \`migrations\`.`,
+      );
+    }
+    await assertUsable(dataSource, tables).catch(cannotUse);
+    return tables;
+  }
+
   private findDataSource(): DataSource {
     const { dataSource: name } = this.options;
     let dataSource: DataSource;
@@ -143,6 +156,11 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     }
     return dataSource;
   }
+}
+
+/** @throws Error always */
+function cannotUse(cause: Error): never {
+  throw new Error(`IdempotencyModule: ${cause.message}`, { cause });
 }
 
 /** As a shell takes it for one word, whatever is in it. */

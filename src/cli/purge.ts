@@ -1,6 +1,7 @@
 import { DEFAULT_OPTIONS } from '../idempotency.options.js';
 import { dataSourceSchema } from '../persistence/data-source-schema.js';
 import { KeyStore, type PurgedBatch } from '../persistence/key-store.js';
+import { findKeyTables } from '../persistence/key-tables.js';
 import { LeaseStore } from '../persistence/lease-store.js';
 import { print, type CommandContext } from './command.js';
 import { ProgressBar } from './progress-bar.js';
@@ -8,7 +9,9 @@ import { ProgressBar } from './progress-bar.js';
 /** Batch by batch until one is short: each is its own transaction, so that an interrupted purge keeps what it did. */
 export async function purge({ dataSource, schema, batchSize: given }: CommandContext): Promise<void> {
   const batchSize = given ?? DEFAULT_OPTIONS.purge.batchSize;
-  const place = schema ?? dataSourceSchema(dataSource);
+  const wanted = schema ?? dataSourceSchema(dataSource);
+  // Under the name that the applications know it by, the lock of the purge is one for all.
+  const place = (await findKeyTables(dataSource, wanted))?.schema ?? wanted;
   const store = new KeyStore(place);
   const leaseStore = new LeaseStore(place);
   const bar = new ProgressBar(process.stderr, await store.countExpired(dataSource));
@@ -20,8 +23,8 @@ export async function purge({ dataSource, schema, batchSize: given }: CommandCon
       bar.update(deleted);
       batch = await store.purgeBatch(dataSource, batchSize, batch);
       deleted += batch.deleted;
-    } while (batch.deleted === batchSize);
-    while ((await leaseStore.purgeSteps(dataSource, batchSize)) === batchSize);
+    } while (batch.deleted >= batchSize);
+    while ((await leaseStore.purgeSteps(dataSource, batchSize)) >= batchSize);
   } finally {
     bar.clear();
   }

@@ -9,8 +9,10 @@ import {
   IdempotencyException,
   IdempotencyStepsChangedException,
   IdempotencyStoreUnavailableException,
+  IdempotencyTransactionFailedException,
 } from '../idempotency.exceptions.js';
 import type { RouteOptions } from '../idempotency.options.js';
+import { TransactionEndedByHandlerError } from '../persistence/key-store.js';
 import { FencedOffError, type FinishedStep, type LeaseStore, type NewStep } from '../persistence/lease-store.js';
 import { isRetryable } from '../persistence/sqlstate.js';
 import { delay, rerunPauseMs } from '../timing.js';
@@ -226,6 +228,13 @@ export class DurableSteps implements StepTools {
       } catch (error) {
         if (error instanceof FencedOffError) {
           throw this.hold.lose();
+        }
+        if (error instanceof TransactionEndedByHandlerError) {
+          this.effectUnknown = true; // part of its writes may have been committed
+          throw new IdempotencyTransactionFailedException(
+            `Step "${step.name}" ended its transaction by a statement of its own, so its result could not be stored with its writes.`,
+            { cause: error },
+          );
         }
         if (!isRetryable(error) || tried > retries) {
           throw error;

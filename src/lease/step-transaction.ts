@@ -23,7 +23,7 @@ export class StepTransaction {
   /**
    * Answers the outcome that was stored.
    *
-   * @throws FencedOffError, or whatever `work` throws; nothing is kept then
+   * @throws FencedOffError, TransactionEndedByHandlerError, or whatever `work` throws; nothing is kept then
    */
   async run<T>(step: Omit<NewStep, 'outcome'>, work: (manager: EntityManager) => Promise<T>): Promise<string> {
     const isolation = this.options.isolation ?? this.connections.transactions.defaultIsolation;

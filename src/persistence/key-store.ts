@@ -3,28 +3,36 @@ import type { IsolationLevel } from '../idempotency.options.js';
 import { lockNumber } from './lock-number.js';
 import { type Queryable, rowsOf } from './queryable.js';
 import { type BoundStatement, failedStatement, type Statement, type StatementResult } from './statement-batch.js';
+import type { SearchPathWatch } from './search-path-watch.js';
+import {
+  firstSettings,
+  noteSettings,
+  putBackLimits,
+  putBackSession,
+  SETTINGS_STATEMENTS,
+  settingsAtBegin,
+  TRANSACTION_MARKER,
+} from './session-settings.js';
 import { StatementRunner } from './statement-runner.js';
 import { SQLSTATE, postgresErrorOf } from './sqlstate.js';
 import {
   BEGIN,
   CHECK_CONSTRAINTS,
-  CLAIM_SETTING,
   COMMIT,
-  DURABLE_COMMIT,
   epochMs,
   type FoundKey,
   foundKeyOf,
   lookUpStatement,
   ROLLBACK,
   type StoredHeader,
-  timeLimits,
   UNFINISHED_STATE,
+  UNLOCK,
 } from './shared-statements.js';
 import type { Attention, KeyIdentity, StoredKey, UnfinishedState } from './stored-key.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from './table-name.js';
 
 export interface ClaimRequest extends KeyIdentity {
-  /** Names this attempt: proves at the record that the transaction is still the claim's own. */
+  /** Names this attempt, whose transaction it must still be at the record. */
   claimId: string;
   /** After this long PostgreSQL itself ends a transaction whose application is frozen. */
   transactionTimeoutMs: number;
@@ -74,6 +82,13 @@ export class KeyAlreadyRecordedError extends Error {}
 /** The transaction at the record is not the one of the claim: the handler ended it by a statement of its own. */
 export class TransactionEndedByHandlerError extends Error {}
 
+/** Nothing can be recorded here: a standby, or a server that was told to take no writes. */
+export class ReadOnlyServerError extends Error {
+  constructor() {
+    super('The server takes no writes: it is a standby, or default_transaction_read_only is on.');
+  }
+}
+
 /** Every statement of transaction mode that runs against the table of keys, and those of operators; one method each. */
 export class KeyStore {
   readonly table: string;
@@ -84,6 +99,7 @@ export class KeyStore {
   constructor(
     private readonly schema?: string,
     private readonly runner = new StatementRunner(),
+    private readonly searchPaths?: SearchPathWatch,
   ) {
     this.table = tableName(KEYS_TABLE, schema);
     this.steps = tableName(STEPS_TABLE, schema);
@@ -99,18 +115,27 @@ export class KeyStore {
    * The look-up is a statement of its own behind the lock: under READ COMMITTED it then sees what the last holder
    * committed. In one statement with the lock it would not.
    *
-   * @throws the driver's error; the client must be destroyed then
+   * @throws ReadOnlyServerError, or the driver's error; the client must be destroyed then
    */
   async claim(client: PoolClient, request: ClaimRequest): Promise<ClaimResult> {
     const { begin, claim, lookUp, savepoint } = this.statements;
     const results = await this.run(client, [
       { statement: begin[request.isolation ?? 'default'] },
-      { statement: claim, values: [this.lockOf(request), request.claimId, String(request.transactionTimeoutMs)] },
+      { statement: claim, values: [this.lockOf(request), String(request.transactionTimeoutMs)] },
       { statement: lookUp, values: [request.scope, request.key] },
       ...(request.savepoint ? [{ statement: savepoint }] : []),
     ]);
-    const [locked] = results[1]!.rows[0]!;
-    return foundIn(results[2]!) ?? (locked === 't' ? { kind: 'claimed' } : { kind: 'in flight' });
+    const found = foundIn(results[2]!);
+    if (found !== undefined) {
+      return found;
+    }
+    const [locked, ...row] = results[1]!.rows[0]!;
+    const { readOnly, searchPath } = noteSettings(client, request.claimId, row);
+    if (readOnly) {
+      throw new ReadOnlyServerError();
+    }
+    this.searchPaths?.see(searchPath);
+    return { kind: locked === 't' ? 'claimed' : 'in flight' };
   }
 
   /**
@@ -137,19 +162,24 @@ export class KeyStore {
   }
 
   /**
-   * Checks deferred constraints, records the response and commits, in one round trip.
+   * Checks deferred constraints, records the response and commits, in one round trip. What the handler has set in its
+   * session does not reach the record.
    *
    * @param undoWrites goes back to the savepoint of the claim first, so that only the response is committed
    * @throws KeyAlreadyRecordedError, TransactionEndedByHandlerError, or the driver's error; the client must be
    * destroyed then, and unless `isDefiniteFailure` says so the outcome is open
    */
   async record(client: PoolClient, record: NewRecord, undoWrites: boolean): Promise<void> {
-    const { undo, checkConstraints, insert, commit } = this.statements;
+    const { undo, unlock, checkConstraints, insert, commit } = this.statements;
+    const settings = settingsAtBegin(client, record.request.claimId);
     let results: StatementResult[];
     try {
       results = await this.run(client, [
-        { statement: undoWrites ? undo : checkConstraints },
-        { statement: insert, values: insertValues(record) },
+        ...(undoWrites
+          ? [{ statement: undo }, { statement: unlock }]
+          : [putBackLimits(settings), { statement: checkConstraints }]),
+        putBackSession(settings),
+        { statement: insert, values: insertValues(record, settings.marker) },
         { statement: commit },
       ]);
     } catch (error) {
@@ -163,8 +193,10 @@ export class KeyStore {
     }
   }
 
+  /** Undoes what a handler did, if one ran, and frees what it still holds of the session. */
   async rollback(client: PoolClient): Promise<void> {
-    await this.run(client, [{ statement: this.statements.rollback }]);
+    const { rollback, unlock } = this.statements;
+    await this.run(client, [{ statement: rollback }, { statement: unlock }]);
   }
 
   async find(db: Queryable, { scope, key }: KeyIdentity): Promise<StoredKey | undefined> {
@@ -240,17 +272,6 @@ export class KeyStore {
     return rows[0]!.server_encoding;
   }
 
-  async tablesExist(db: Queryable): Promise<boolean> {
-    const rows = await rowsOf<{ found: boolean }>(
-      db,
-      `select to_regclass($2::text) is not null and exists (
-         select 1 from pg_attribute
-         where attrelid = to_regclass($1::text) and attname = 'attention' and not attisdropped) as found`,
-      [this.table, this.steps],
-    );
-    return rows[0]!.found;
-  }
-
   private run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
     return this.runner.run(client, batch, this.prepared);
   }
@@ -280,14 +301,15 @@ function statementsOn(table: string) {
     claim: {
       id: 'claim',
       // The settings ride along.
-      text: `select pg_try_advisory_xact_lock($1::int8), set_config('${CLAIM_SETTING}', $2::text, true),
-        ${timeLimits('$3')}, ${DURABLE_COMMIT}`,
+      text: `select pg_try_advisory_xact_lock($1::int8), ${firstSettings('$2')}`,
     },
     tryLock: { id: 'try_lock', text: 'select pg_try_advisory_xact_lock($1::int8)' },
     lookUp: lookUpStatement(table),
     savepoint: { id: 'savepoint', text: 'savepoint idempotency_claim' },
     undo: { id: 'undo', text: 'rollback to savepoint idempotency_claim' },
+    unlock: UNLOCK,
     checkConstraints: CHECK_CONSTRAINTS,
+    ...SETTINGS_STATEMENTS,
     insert: {
       id: 'insert',
       // Two columns become null, which their constraints refuse, when the row must not be written: claim_id when the
@@ -296,7 +318,7 @@ function statementsOn(table: string) {
       text: `insert into ${table} as k (scope, key, fingerprint, fingerprint_version, method, path, claim_id,
           response_status, response_headers, response_body, response_bytes, created_at, expires_at)
         values ($1::text, $2::text, $3::bytea, $4::int2, $5::text, $6::text,
-          case when current_setting('${CLAIM_SETTING}', true) = $7::text then $7::uuid end,
+          case when ${TRANSACTION_MARKER} = $13::text then $7::uuid end,
           $8::int2, $9::jsonb, $10::bytea, $11::int8,
           clock_timestamp(), clock_timestamp() + $12::float8 * interval '1 millisecond')
         on conflict (scope, key) do update set
@@ -316,7 +338,7 @@ function foundIn({ rows: [row] }: StatementResult): FoundKey | undefined {
   return row === undefined ? undefined : foundKeyOf(row);
 }
 
-function insertValues({ request, response }: NewRecord): (string | Buffer | null)[] {
+function insertValues({ request, response }: NewRecord, marker: string): (string | Buffer | null)[] {
   return [
     request.scope,
     request.key,
@@ -330,6 +352,7 @@ function insertValues({ request, response }: NewRecord): (string | Buffer | null
     response.body,
     String(response.bodyBytes),
     String(request.ttlMs),
+    marker,
   ];
 }
 

@@ -1,12 +1,11 @@
 import type { PoolClient } from 'pg';
 import type { IsolationLevel } from '../idempotency.options.js';
-import type { NewRecord } from './key-store.js';
+import { type NewRecord, ReadOnlyServerError, TransactionEndedByHandlerError } from './key-store.js';
 import { lockNumber } from './lock-number.js';
 import { type Queryable, rowsOf } from './queryable.js';
 import {
   BEGIN,
   CHECK_CONSTRAINTS,
-  CLAIM_SETTING,
   COMMIT,
   DURABLE_COMMIT,
   type FoundKey,
@@ -14,8 +13,18 @@ import {
   lookUpStatement,
   ROLLBACK,
   type StoredHeader,
-  timeLimits,
+  UNLOCK,
 } from './shared-statements.js';
+import type { SearchPathWatch } from './search-path-watch.js';
+import {
+  firstSettings,
+  noteSettings,
+  putBackLimits,
+  putBackSession,
+  SETTINGS_STATEMENTS,
+  settingsAtBegin,
+  TRANSACTION_MARKER,
+} from './session-settings.js';
 import { postgresErrorOf, SQLSTATE } from './sqlstate.js';
 import { type BoundStatement, failedStatement, type Statement, type StatementResult } from './statement-batch.js';
 import { StatementRunner } from './statement-runner.js';
@@ -76,6 +85,7 @@ export class LeaseStore {
   constructor(
     private readonly schema?: string,
     private readonly runner = new StatementRunner(),
+    private readonly searchPaths?: SearchPathWatch,
   ) {
     this.keys = tableName(KEYS_TABLE, schema);
     this.steps = tableName(STEPS_TABLE, schema);
@@ -98,6 +108,8 @@ export class LeaseStore {
       { statement: progress, values: [scope, key, claimId] },
       { statement: commit },
     ]);
+    const [, , searchPath] = results[1]!.rows[0]!;
+    this.searchPaths?.see(searchPath!);
     const found = results[3]!.rows[0];
     if (found === undefined) {
       return { kind: 'in flight' }; // a request in transaction mode holds the lock
@@ -126,7 +138,7 @@ export class LeaseStore {
     await this.fenced(client, [
       { statement: BEGIN['READ COMMITTED'] },
       { statement: this.statements.durable },
-      { statement: this.statements.step, values: stepValues(step) },
+      { statement: this.statements.step, values: stepValues(step, null) },
       { statement: this.statements.commit },
     ]);
   }
@@ -135,7 +147,7 @@ export class LeaseStore {
    * Begins a transaction for a step's writes. A snapshot that lasts as long as the transaction could not see a takeover
    * at its end: under such a level the key's row is locked from the start, and renewals have to wait.
    *
-   * @throws FencedOffError
+   * @throws FencedOffError, ReadOnlyServerError
    */
   async begin(
     client: PoolClient,
@@ -150,16 +162,29 @@ export class LeaseStore {
       { statement: limits, values: [String(transactionTimeoutMs)] },
       ...(holdsFromStart ? [{ statement: hold, values: [scope, key, claimId] }] : []),
     ]);
+    const { readOnly, searchPath } = noteSettings(client, claimId, results[1]!.rows[0]!);
+    if (readOnly) {
+      throw new ReadOnlyServerError();
+    }
+    this.searchPaths?.see(searchPath);
     if (holdsFromStart && results[2]!.rows.length === 0) {
       throw new FencedOffError('the lease is held by another attempt');
     }
   }
 
-  /** Checks deferred constraints, adds the step and commits both it and the writes before it. @throws FencedOffError */
+  /**
+   * Checks deferred constraints, adds the step and commits both it and the writes before it. What these have set in the
+   * session does not reach the step.
+   *
+   * @throws FencedOffError, TransactionEndedByHandlerError
+   */
   async commitStep(client: PoolClient, step: NewStep): Promise<void> {
+    const settings = settingsAtBegin(client, step.claimId);
     const results = await this.fenced(client, [
+      putBackLimits(settings),
       { statement: this.statements.checkConstraints },
-      { statement: this.statements.step, values: stepValues(step) },
+      putBackSession(settings),
+      { statement: this.statements.step, values: stepValues(step, settings.marker) },
       { statement: this.statements.commit },
     ]);
     const tag = results.at(-1)?.tag;
@@ -169,7 +194,8 @@ export class LeaseStore {
   }
 
   async rollback(client: PoolClient): Promise<void> {
-    await this.run(client, [{ statement: this.statements.rollback }]);
+    const { rollback, unlock } = this.statements;
+    await this.run(client, [{ statement: rollback }, { statement: unlock }]);
   }
 
   /** Records the response, for the holder alone; the steps have done their duty and go. False when fenced off. */
@@ -277,14 +303,21 @@ export class LeaseStore {
       return await this.run(client, batch);
     } catch (error) {
       const cause = postgresErrorOf(error);
-      const isFence = cause?.code === SQLSTATE.notNullViolation && cause.column === 'execution_id';
-      if (isFence && failedStatement(error) === this.statements.step) {
-        throw new FencedOffError('the lease is held by another attempt', { cause });
+      if (cause?.code === SQLSTATE.notNullViolation && failedStatement(error) === this.statements.step) {
+        switch (cause.column) {
+          case 'execution_id':
+            throw new FencedOffError('the lease is held by another attempt', { cause });
+          case 'created_at':
+            throw new TransactionEndedByHandlerError('the transaction of the step is over', { cause });
+        }
       }
       throw error;
     }
   }
 }
+
+/** What tells the statement behind it that the key is its own. */
+const CLAIM_SETTING = 'nestjs_idempotency.claim_id';
 
 /** Rows that are still the holder's, and wait for a response. */
 const HELD = 'scope = $1::text and key = $2::text and claim_id = $3::uuid and response_status is null';
@@ -303,7 +336,8 @@ function statementsOn(keys: string, steps: string) {
       // A request in transaction mode has no row yet, only this lock. Where it is taken, the claim below finds its
       // setting empty and does nothing.
       text: `select set_config('${CLAIM_SETTING}',
-          case when pg_try_advisory_xact_lock($1::int8) then $2::text else '' end, true), ${DURABLE_COMMIT}`,
+          case when pg_try_advisory_xact_lock($1::int8) then $2::text else '' end, true), ${DURABLE_COMMIT},
+          current_setting('search_path')`,
     },
     claim: {
       id: 'lease_claim',
@@ -351,15 +385,17 @@ function statementsOn(keys: string, steps: string) {
         where ${HELD} and lease_expires_at is not null`, // one that was given back stays so
     },
     durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}` },
-    limits: { id: 'lease_limits', text: `select ${timeLimits('$1')}, ${DURABLE_COMMIT}` },
+    limits: { id: 'lease_limits', text: `select ${firstSettings('$1')}` },
     hold: { id: 'lease_hold', text: `select 1 from ${keys} where ${HELD} for share` },
     step: {
       id: 'lease_step',
       // The row lock keeps a takeover out until this commits; without it one could slip in between. A holder that was
-      // fenced off finds no row, so that execution_id is null, which is refused: a COMMIT behind it is not executed.
+      // fenced off finds no row, so that execution_id is null, and created_at is null when the transaction is not the one
+      // that was begun: both are refused, and a COMMIT behind them is not executed.
       text: `insert into ${steps} (execution_id, name, position, attempt, outcome, scope, key, created_at)
         values ((select execution_id from ${keys} where ${HELD} for share),
-          $4::text, $5::int4, $6::int4, $7::json, $1::text, $2::text, clock_timestamp())
+          $4::text, $5::int4, $6::int4, $7::json, $1::text, $2::text,
+          case when $8::text is null or ${TRANSACTION_MARKER} = $8::text then clock_timestamp() end)
         on conflict (execution_id, name) do nothing`,
     },
     record: {
@@ -380,7 +416,9 @@ function statementsOn(keys: string, steps: string) {
         where ${HELD}`,
     },
     withdraw: { id: 'lease_withdraw', text: `delete from ${keys} where ${HELD}` },
+    unlock: UNLOCK,
     checkConstraints: CHECK_CONSTRAINTS,
+    ...SETTINGS_STATEMENTS,
     commit: COMMIT,
     rollback: ROLLBACK,
   } as const;
@@ -401,8 +439,12 @@ function leaseValues(request: LeaseRequest): (string | Buffer)[] {
   ];
 }
 
-function stepValues({ scope, key, claimId, name, position, attempt, outcome }: NewStep): string[] {
-  return [scope, key, claimId, name, String(position), String(attempt), outcome];
+/** @param marker of the transaction that the step's writes are in, or null where it has none */
+function stepValues(
+  { scope, key, claimId, name, position, attempt, outcome }: NewStep,
+  marker: string | null,
+): (string | null)[] {
+  return [scope, key, claimId, name, String(position), String(attempt), outcome, marker];
 }
 
 function recordValues({ request, response }: NewRecord): (string | Buffer | null)[] {

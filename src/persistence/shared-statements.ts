@@ -26,9 +26,6 @@ export interface UnfinishedClaim {
 /** What a key holds. */
 export type FoundKey = { kind: 'completed'; response: StoredResponse } | { kind: 'unfinished'; claim: UnfinishedClaim };
 
-/** Carried by a transaction-local setting, which ends with the transaction: a marker that no COMMIT survives. */
-export const CLAIM_SETTING = 'nestjs_idempotency.claim_id';
-
 /** How a claim by lease stands that has no response; null for a row that has one. */
 export const UNFINISHED_STATE = `case
   when response_status is not null then null
@@ -54,6 +51,12 @@ export const COMMIT = { id: 'commit', text: 'commit' } as const;
 export const ROLLBACK = { id: 'rollback', text: 'rollback' } as const;
 export const CHECK_CONSTRAINTS = { id: 'check', text: 'set constraints all immediate' } as const;
 
+/**
+ * Locks of the session that a handler has taken and could not give back, its transaction having failed: on the pooled
+ * connection nobody would. Not DISCARD ALL, which takes prepared statements and the settings of the connection along.
+ */
+export const UNLOCK = { id: 'unlock', text: 'select pg_advisory_unlock_all()' } as const;
+
 /** What a key holds; its rows are read by {@link foundKeyOf}. */
 export function lookUpStatement(table: string): Statement {
   return {
@@ -67,14 +70,7 @@ export function lookUpStatement(table: string): Statement {
 
 /** A COMMIT that is not durable would break a promise already given to the client: it is made so where it is not. */
 export const DURABLE_COMMIT = `case when current_setting('synchronous_commit') = 'off'
-          then set_config('synchronous_commit', 'on', true) end`;
-
-/** Frees what a frozen application holds: PostgreSQL itself ends the transaction. */
-export function timeLimits(parameter: string): string {
-  return `set_config('idle_in_transaction_session_timeout', ${parameter}::text, true),
-        case when current_setting('server_version_num')::int4 >= 170000
-          then set_config('transaction_timeout', ${parameter}::text, true) end`;
-}
+          then set_config('synchronous_commit', 'on', true) else current_setting('synchronous_commit') end`;
 
 /** A row of {@link lookUpStatement}. */
 export function foundKeyOf(row: (string | null)[]): FoundKey {

@@ -2,6 +2,7 @@ import { MEMBERS_WITH_VALUES } from '../error-without-values.js';
 
 /** SQLSTATEs this library reacts to (PostgreSQL manual, appendix A). */
 export const SQLSTATE = {
+  insufficientPrivilege: '42501',
   notNullViolation: '23502',
   readOnlySqlTransaction: '25006',
   inFailedSqlTransaction: '25P02',

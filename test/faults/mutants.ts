@@ -39,6 +39,7 @@ const REQUEST_RUN = 'src/requests/request-run.ts';
 const VERDICT = 'src/requests/verdict.ts';
 const KEY_STORE = 'src/persistence/key-store.ts';
 const SHARED_STATEMENTS = 'src/persistence/shared-statements.ts';
+const SESSION_SETTINGS = 'src/persistence/session-settings.ts';
 const AMBIENT = 'src/persistence/ambient-transactions.ts';
 const OWNED = 'src/persistence/owned-transaction.ts';
 const RECORDED_RESPONSE = 'src/http/recorded-response.ts';
@@ -70,18 +71,18 @@ export const MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: KEY_STORE,
-        from: `results = await this.run(client, [
-        { statement: undoWrites ? undo : checkConstraints },
-        { statement: insert, values: insertValues(record) },`,
-        to: `await this.run(client, [{ statement: undoWrites ? undo : checkConstraints }, { statement: commit }]);
+        from: `putBackSession(settings),
+        { statement: insert, values: insertValues(record, settings.marker) },`,
+        to: `{ statement: commit },
+      ]);
       results = await this.run(client, [
         { statement: this.statements.begin.default },
-        { statement: insert, values: insertValues(record) },`,
+        { statement: insert, values: insertValues(record, settings.marker) },`,
       },
       {
         file: KEY_STORE,
-        from: `case when current_setting('\${CLAIM_SETTING}', true) = $7::text then $7::uuid end,`,
-        to: '$7::uuid,',
+        from: 'case when ${TRANSACTION_MARKER} = $13::text then $7::uuid end,',
+        to: 'case when $13::text is not null then $7::uuid end,',
       },
     ],
   },
@@ -103,8 +104,8 @@ export const MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: KEY_STORE,
-        from: '{ statement: undoWrites ? undo : checkConstraints }',
-        to: '{ statement: checkConstraints }',
+        from: '? [{ statement: undo }, { statement: unlock }]',
+        to: '? [{ statement: checkConstraints }]',
       },
     ],
   },
@@ -138,8 +139,8 @@ export const MUTANTS: readonly Mutant[] = [
         to: 'values: [identity.scope, identity.key, new Date().toISOString()] }',
       },
       { file: KEY_STORE, from: 'values: [scope, key] }', to: 'values: [scope, key, new Date().toISOString()] }' },
-      { file: KEY_STORE, from: INSERT_ARBITER, to: INSERT_ARBITER.replace('clock_timestamp()', '$13::timestamptz') },
-      { file: KEY_STORE, from: 'String(request.ttlMs),', to: 'String(request.ttlMs),\n    new Date().toISOString(),' },
+      { file: KEY_STORE, from: INSERT_ARBITER, to: INSERT_ARBITER.replace('clock_timestamp()', '$14::timestamptz') },
+      { file: KEY_STORE, from: '    marker,\n  ];', to: '    marker,\n    new Date().toISOString(),\n  ];' },
     ],
   },
   {
@@ -174,7 +175,11 @@ export const MUTANTS: readonly Mutant[] = [
     expected: ['answer without record', 'answer without effect', 'replay differs'],
     faults: { postgres: true },
     changes: [
-      { file: SHARED_STATEMENTS, from: "then set_config('synchronous_commit', 'on', true) end`", to: 'then null end`' },
+      {
+        file: SHARED_STATEMENTS,
+        from: "then set_config('synchronous_commit', 'on', true) else",
+        to: "then 'off' else",
+      },
     ],
   },
   {
@@ -210,6 +215,29 @@ export const MUTANTS: readonly Mutant[] = [
         from: 'dataSource.createQueryRunner = (mode) => this.createQueryRunner(mode);',
         to: 'dataSource.createQueryRunner = this.createOrdinaryRunner;',
       },
+    ],
+  },
+  {
+    name: 'marker of the transaction in a setting, which RESET ALL takes away',
+    expected: ['key stuck', 'unexpected answer'],
+    changes: [
+      {
+        file: SESSION_SETTINGS,
+        from: "= `pg_backend_pid() || ' ' || (extract(epoch from transaction_timestamp()) * 1000000)::int8`",
+        to: "= `current_setting('nestjs_idempotency.marker', true)`",
+      },
+      {
+        file: SESSION_SETTINGS,
+        from: 'return `${TRANSACTION_MARKER},',
+        to: "return `set_config('nestjs_idempotency.marker', gen_random_uuid()::text, true),",
+      },
+    ],
+  },
+  {
+    name: 'locks of the session left on the connection of a failed handler',
+    expected: ['session left behind'],
+    changes: [
+      { file: KEY_STORE, from: '{ statement: rollback }, { statement: unlock }', to: '{ statement: rollback }' },
     ],
   },
   {

@@ -147,7 +147,10 @@ describe('purge', () => {
     try {
       // The lock ends with the transaction of the batch, which stays open here.
       await other.query('begin');
-      await new KeyStore().purgeBatch({ query: async (sql, values) => (await other.query(sql, values)).rows }, 1);
+      await new KeyStore('public').purgeBatch(
+        { query: async (sql, values) => (await other.query(sql, values)).rows },
+        1,
+      );
 
       await expect(runCli(['purge', '--url', database.url])).resolves.toEqual({
         exitCode: 0,

@@ -176,7 +176,7 @@ describe('a purge', () => {
     await insertExpired(5);
     const other = await connectClient();
     await other.query('begin');
-    const elsewhere = new KeyStore();
+    const elsewhere = new KeyStore('public');
     await elsewhere.purgeBatch({ query: async (sql, values) => (await other.query(sql, values)).rows }, 1);
 
     // The other transaction stays open: had it to be waited for, this would never resolve.

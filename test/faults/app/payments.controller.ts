@@ -50,14 +50,15 @@ export class PaymentsController {
     throw new HttpException({ reason: 'insufficient funds', nonce }, 402);
   }
 
-  /** A route that could store errors, and succeeds. */
+  /** A route that could store errors, and succeeds; it resets its session on the way. */
   @Post('approved')
   @Idempotent({ storeErrors: (status) => status === 402, inFlight: { waitMs: 100 } })
   async approved(@Body() body: Payment, @IdempotencyContext() { key }: IdempotencyContext, @Res(PASS) res: Response) {
+    await this.ledger.resetSession();
     return receipt(res, await this.payments.pay(key, body.amount));
   }
 
-  /** Fails behind its writes; what it started goes on writing after the rollback. */
+  /** Fails behind its writes, with a lock of its session in hand; what it started goes on writing after the rollback. */
   @Post('failing')
   @Idempotent()
   async failing(
@@ -68,6 +69,7 @@ export class PaymentsController {
   ) {
     const result = await this.payments.pay(key, body.amount);
     if (Number(attempt) <= body.failures) {
+      await this.ledger.lockSession(result.nonce);
       void delay(20).then(() => this.payments.pay(key, body.amount).catch(() => undefined));
       throw new Error('the handler fails behind its writes');
     }

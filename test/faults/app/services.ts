@@ -28,6 +28,15 @@ export class LedgerService {
     await this.postings.query('select 1 / 0').catch(() => undefined);
   }
 
+  async resetSession(): Promise<void> {
+    await this.postings.query('reset all');
+  }
+
+  /** A lock that nobody frees; `name` is a UUID, so that nobody else waits for it. */
+  async lockSession(name: string): Promise<void> {
+    await this.postings.query('select pg_advisory_lock(hashtextextended($1, 0))', [name]);
+  }
+
   async rest(ms: number): Promise<void> {
     await this.postings.query('select pg_sleep($1::float8 / 1000)', [ms]);
   }

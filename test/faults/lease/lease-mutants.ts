@@ -107,6 +107,7 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
         from: '{ statement: this.statements.checkConstraints },\n',
         to: "{ statement: this.statements.checkConstraints },\n{ statement: this.statements.commit },\n{ statement: BEGIN['READ COMMITTED'] },\n",
       },
+      { file: LEASE_STORE, from: 'stepValues(step, settings.marker)', to: 'stepValues(step, null)' },
     ],
   },
   {

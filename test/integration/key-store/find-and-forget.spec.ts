@@ -1,5 +1,4 @@
 import { describe, expect, it } from '@jest/globals';
-import { KeyStore } from '../../../src/persistence/key-store.js';
 import type { Queryable } from '../../../src/persistence/queryable.js';
 import { backDate, complete, pool, rowsOf, session, store, withAStore } from './lab.js';
 
@@ -58,11 +57,5 @@ describe('find and forget', () => {
     await store.forget(db, { scope: '', key: 'k' });
     const { claimId } = await complete('k');
     expect((await rowsOf()).map((row) => row['claim_id'])).toEqual([claimId]);
-  });
-
-  it('know whether the table is there', async () => {
-    expect(await store.tablesExist(db)).toBe(true);
-    expect(await new KeyStore('nowhere').tablesExist(db)).toBe(false);
-    expect(await new KeyStore('infra').tablesExist(db)).toBe(true);
   });
 });

@@ -45,6 +45,9 @@ describe('prepared statements', () => {
         'insert',
         'commit',
         'rollback',
+        'put_back_limits',
+        'put_back_session',
+        'unlock',
       ]),
     );
     await store.rollback(client);
