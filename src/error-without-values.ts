@@ -30,7 +30,14 @@ function strip(error: unknown, seen: Map<Error, Error>): unknown {
     differs ||= Object.hasOwn(members, name);
     Reflect.deleteProperty(members, name);
   }
-  for (const member of Object.values(members)) {
+  for (const [name, member] of Object.entries(members)) {
+    if (member.get !== undefined) {
+      // From Node.js 21 on `stack` is an accessor that knows real errors only, and the copy is none.
+      member.value = (error as unknown as Record<string, unknown>)[name];
+      delete member.get;
+      delete member.set;
+      member.writable = true;
+    }
     const stripped: unknown = Array.isArray(member.value)
       ? sameOr(
           member.value,
@@ -38,9 +45,7 @@ function strip(error: unknown, seen: Map<Error, Error>): unknown {
         )
       : strip(member.value, seen);
     differs ||= stripped !== member.value;
-    if ('value' in member) {
-      member.value = stripped;
-    }
+    member.value = stripped;
   }
   if (!differs) {
     seen.set(error, error);

@@ -137,7 +137,7 @@ export interface IdempotentOptions {
   /**
    * Response headers to store beyond, or other than, the usual: all that were set once the handler had begun, but for
    * those of one message (`Date`, `Server-Timing`) and credentials (`Set-Cookie`, `WWW-Authenticate`, `X-CSRF-Token`,
-   * `X-Auth-Token`, `X-Api-Key` and the like).
+   * `X-Auth-Token`, `X-Api-Key` and the like). @default no others
    */
   replayHeaders?: ReplayHeaders;
 }
