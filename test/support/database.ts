@@ -32,7 +32,8 @@ export function databaseUrl(url: string, name: string): string {
 
 async function copyTemplate(client: Client, name: string, deadline: number): Promise<void> {
   try {
-    await client.query(`create database ${name} template ${environment('TEST_DATABASE_TEMPLATE')}`);
+    const how = process.env['TEST_DATABASE_STRATEGY'] ?? '';
+    await client.query(`create database ${name} template ${environment('TEST_DATABASE_TEMPLATE')} ${how}`);
   } catch (error) {
     if ((error as DatabaseError).code !== OBJECT_IN_USE || performance.now() > deadline) throw error;
     await delay(50);

@@ -1,0 +1,13 @@
+/** @type {import('jest').Config} What `npm test` runs: all but the `.long.spec.ts`, which are in `npm run test:long`. */
+export default {
+  testMatch: ['<rootDir>/test/**/*.spec.ts', '!**/*.long.spec.ts'],
+  extensionsToTreatAsEsm: ['.ts'],
+  moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },
+  transform: { '^.+\\.ts$': '@swc/jest' },
+  globalSetup: '<rootDir>/test/support/global-setup.ts',
+  globalTeardown: '<rootDir>/test/support/global-teardown.ts',
+  setupFilesAfterEnv: ['<rootDir>/test/support/properties.ts', '<rootDir>/test/support/strict-states.ts'],
+  testTimeout: 60_000,
+  // The tests wait for PostgreSQL and for clocks, so a worker for each core leaves enough of it to the server.
+  maxWorkers: '100%',
+};
