@@ -153,13 +153,13 @@ describe('any value', () => {
       return random(2) === 0 ? text : `"k"${text}`;
     });
 
-    const startedAt = performance.now();
+    const before = process.cpuUsage();
     const keys = values.map(keyOf);
-    const elapsedMs = performance.now() - startedAt;
+    const processorMs = process.cpuUsage(before).user / 1_000;
 
     expect(keys).toEqual(values.map(keyByTheRfc));
     expect(keys.some((key) => key !== undefined)).toBe(true);
-    expect(elapsedMs).toBeLessThan(2_000);
+    expect(processorMs).toBeLessThan(2_000);
   });
 });
 
