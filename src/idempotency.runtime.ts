@@ -11,6 +11,7 @@ import { DEFAULT_OPTIONS, type IdempotencyModuleOptions } from './idempotency.op
 import { IdempotencyOptionError, validateModuleOptions } from './idempotency.options-validation.js';
 import { AmbientTransactions } from './persistence/ambient-transactions.js';
 import { dataSourceSchema } from './persistence/data-source-schema.js';
+import { assertProtocolClient } from './persistence/driver-check.js';
 import { KeyStore } from './persistence/key-store.js';
 import { assertUsable, findKeyTables, type KeyTables } from './persistence/key-tables.js';
 import { LeaseService } from './lease/lease.service.js';
@@ -54,6 +55,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   /** The DataSource is looked up only now: its module need not be imported before this one. */
   async onModuleInit(): Promise<void> {
     const dataSource = this.findDataSource();
+    await assertProtocolClient(dataSource);
     const { schema, searchPath } = await this.findTables(dataSource);
     const searchPaths = new SearchPathWatch(searchPath, (message) => IdempotencyRuntime.logger.warn(message));
     const runner = new StatementRunner();

@@ -4,6 +4,7 @@ import type { DataSource, EntityManager, QueryRunner, ReplicationMode } from 'ty
 import type { IsolationLevel } from '../idempotency.options.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import { DatabaseConnection, type PostgresQueryRunner } from './database-connection.js';
+import { deferCaching } from './deferred-cache.js';
 import { scopeOfRunner } from './transaction-query-runner.js';
 import type { Scope, TransactionArguments } from './transaction-scope.js';
 
@@ -50,6 +51,13 @@ export class AmbientTransactions {
     dataSource.createQueryRunner = (mode) => this.createQueryRunner(mode);
     poolOf(dataSource)?.on('acquire', keepProcessAlive);
     installed.set(dataSource, this);
+    if (dataSource.queryResultCache !== undefined) {
+      deferCaching(
+        dataSource.queryResultCache,
+        (runner) => (runner && scopeOfRunner(runner)) ?? this.scope(),
+        (work) => this.outside(work),
+      );
+    }
     nestTransactions(Object.getPrototypeOf(dataSource.manager) as EntityManager);
   }
 

@@ -284,7 +284,7 @@ export class Scope {
   }
 
   /** This scope, or the one in it that has the turn. */
-  private innermost(): Scope {
+  innermost(): Scope {
     return this.inner?.innermost() ?? this;
   }
 
@@ -328,7 +328,8 @@ export class Scope {
     });
   }
 
-  private wasUndone(): boolean {
+  /** Whether nothing of what was done in it is kept. */
+  wasUndone(): boolean {
     return this.state === 'undone' || this.state === 'refusing' || (this.parent?.wasUndone() ?? false);
   }
 
