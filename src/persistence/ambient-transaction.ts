@@ -1,5 +1,5 @@
 import type { PoolClient } from 'pg';
-import type { EntityManager } from 'typeorm';
+import type { EntityManager, QueryRunner } from 'typeorm';
 import { type AfterCommitCallback, runLogged } from '../after-commit.js';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { deferred } from '../deferred.js';
@@ -27,6 +27,7 @@ export class AmbientTransaction {
   private readonly root: Scope;
   private running: Promise<unknown> = Promise.resolve();
   private names = 0;
+  private lazyReader: QueryRunner | undefined;
 
   constructor(
     readonly transactions: AmbientTransactions,
@@ -70,6 +71,11 @@ export class AmbientTransaction {
 
   get abortedBecause(): Error | undefined {
     return this.owned.abortedBecause;
+  }
+
+  /** For what is read of the entities that were made in it; none where they are nobody's any more. */
+  get reader(): QueryRunner | undefined {
+    return this.state === 'open' ? (this.lazyReader ??= this.root.createHandle('caller')) : undefined;
   }
 
   /** What waits for what, where a nested transaction and a statement outside of it most likely wait for each other. */

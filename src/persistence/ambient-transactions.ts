@@ -5,6 +5,7 @@ import type { IsolationLevel } from '../idempotency.options.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import { DatabaseConnection, type PostgresQueryRunner } from './database-connection.js';
 import { deferCaching } from './deferred-cache.js';
+import { bindLazyRelations } from './lazy-relations.js';
 import { scopeOfRunner } from './transaction-query-runner.js';
 import type { Scope, TransactionArguments } from './transaction-scope.js';
 
@@ -51,6 +52,7 @@ export class AmbientTransactions {
     dataSource.createQueryRunner = (mode) => this.createQueryRunner(mode);
     poolOf(dataSource)?.on('acquire', keepProcessAlive);
     installed.set(dataSource, this);
+    bindLazyRelations(dataSource.relationLoader, () => this.transaction()?.reader);
     if (dataSource.queryResultCache !== undefined) {
       deferCaching(
         dataSource.queryResultCache,

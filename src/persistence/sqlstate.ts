@@ -4,9 +4,11 @@ import { MEMBERS_WITH_VALUES } from '../error-without-values.js';
 export const SQLSTATE = {
   insufficientPrivilege: '42501',
   notNullViolation: '23502',
+  activeSqlTransaction: '25001',
   readOnlySqlTransaction: '25006',
   inFailedSqlTransaction: '25P02',
   invalidSqlStatementName: '26000',
+  invalidTransactionTermination: '2D000',
   serializationFailure: '40001',
   deadlockDetected: '40P01',
   duplicatePreparedStatement: '42P05',

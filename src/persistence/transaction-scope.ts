@@ -6,7 +6,8 @@ import { TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import { Lane } from './lane.js';
-import { fitsCursor } from './sql-statements.js';
+import { fitsCursor, isRead } from './sql-statements.js';
+import { SQLSTATE, sqlStateOf } from './sqlstate.js';
 import { createTransactionRunner, type RunnerOwner } from './transaction-query-runner.js';
 import { type Execute, shown, WaitingStatement } from './waiting-statement.js';
 
@@ -94,12 +95,22 @@ export class Scope {
   query(sql: string, parameters?: unknown[], structured?: boolean, isAlone = false): Promise<unknown> {
     const execute: Execute = (...statement) => {
       this.lastStatement = sql;
-      return this.transaction.execute(...statement);
+      return this.transaction.execute(...statement).catch(tellRemedy);
     };
+    const { transactions } = this.transaction;
+    const statement = new WaitingStatement(sql, parameters, structured, isAlone);
+    if (transactions.transaction() !== this.transaction && isRead(sql)) {
+      // An interceptor or serializer that awaits a lazy relation: if it fails, the handler's work is not undone for it.
+      const { transaction } = this;
+      return this.inTurn(() =>
+        transaction.state === 'open'
+          ? statement.readApart(execute, transaction.nextName())
+          : execute(sql, parameters, structured),
+      );
+    }
     if (this.lane.isIdle) {
       return this.inTurn(() => execute(sql, parameters, structured));
     }
-    const statement = new WaitingStatement(sql, parameters, structured, isAlone);
     this.waiting.add(statement);
     this.watchForStall();
     return statement.answerInTurn((work) =>
@@ -342,4 +353,19 @@ export class Scope {
       );
     }
   }
+}
+
+/** VACUUM, CREATE INDEX CONCURRENTLY, a procedure that commits: what no transaction block takes, or no longer takes. */
+function tellRemedy(error: unknown): never {
+  const code = sqlStateOf(error);
+  const isRefused = code === SQLSTATE.activeSqlTransaction || code === SQLSTATE.invalidTransactionTermination;
+  if (isRefused && error instanceof Error) {
+    const { message } = error;
+    const told =
+      `${message}. This handler runs in the transaction of its idempotent request: run what cannot by ` +
+      'IdempotencyService.outsideTransaction(), and set the isolation level by @Idempotent({ isolation }).';
+    error.message = told;
+    error.stack = error.stack?.replace(message, () => told);
+  }
+  throw error;
 }

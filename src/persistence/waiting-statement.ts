@@ -40,16 +40,25 @@ export class WaitingStatement {
    */
   async read(execute: Execute, savepoint: string): Promise<void> {
     this.isTried = true;
-    await execute(`savepoint ${savepoint}; set local transaction_read_only = on`);
-    const reading = this.run(execute);
+    const reading = this.readApart(execute, savepoint);
     const hasWritten = await reading.then(
       () => false,
-      (error: unknown) => sqlStateOf(error) === SQLSTATE.readOnlySqlTransaction,
+      (error: unknown) =>
+        [SQLSTATE.readOnlySqlTransaction, SQLSTATE.inFailedSqlTransaction].some((code) => code === sqlStateOf(error)),
     );
-    await execute(`rollback to savepoint ${savepoint}; release savepoint ${savepoint}`);
     if (!hasWritten) {
       this.isAnswered = true;
       reading.then(this.answer.resolve, this.answer.reject);
+    }
+  }
+
+  /** Runs it in a savepoint of its own, where it can only read, so that nothing comes of its failure. */
+  async readApart(execute: Execute, savepoint: string): Promise<unknown> {
+    await execute(`savepoint ${savepoint}; set local transaction_read_only = on`);
+    try {
+      return await this.run(execute);
+    } finally {
+      await execute(`rollback to savepoint ${savepoint}; release savepoint ${savepoint}`);
     }
   }
 

@@ -37,6 +37,8 @@ export interface TestAppOptions extends Pick<ModuleMetadata, 'controllers' | 'pr
   instances?: 1;
   /** Options of the module; the scope is the shared one unless they say otherwise. */
   idempotency?: IdempotencyModuleOptions;
+  /** Beside {@link Effect}. */
+  entities?: Type<object>[];
   poolSize?: number;
   /** Further pg options of the DataSource. */
   extra?: object;
@@ -128,7 +130,7 @@ async function startInstance({ databaseUrl, logs, shared, ...options }: Instance
         TypeOrmModule.forRoot({
           type: 'postgres',
           url: throughPooler(databaseUrl),
-          entities: [Effect],
+          entities: [Effect, ...(options.entities ?? [])],
           synchronize: true,
           poolSize: options.poolSize ?? 10,
           extra: options.extra,
