@@ -145,8 +145,9 @@ export class ClaimService {
   /** Nothing where it is not taken any more, as far as can be told without a claim. */
   private async lookAgain(name: string, request: IdempotentRequest, sighting: Sighting): Promise<Outcome | undefined> {
     const look = (): Promise<PeekResult | undefined> =>
-      this.connections.run((client) =>
-        sighting === 'recorded' ? this.store.lookUp(client, request) : this.store.peek(client, request),
+      this.connections.run(
+        (client) => (sighting === 'recorded' ? this.store.lookUp(client, request) : this.store.peek(client, request)),
+        'cancel',
       );
     const found = await this.looks.ask(name, look).catch(cannotClaim);
     switch (found?.kind) {
@@ -226,7 +227,7 @@ export class ClaimService {
   }
 
   private peek(request: IdempotentRequest): Promise<PeekResult> {
-    return this.connections.run((client) => this.store.peek(client, request)).catch(cannotClaim);
+    return this.connections.run((client) => this.store.peek(client, request), 'cancel').catch(cannotClaim);
   }
 
   private async look(request: IdempotentRequest): Promise<ClaimResult> {

@@ -1,16 +1,24 @@
 import type { PoolClient } from 'pg';
 import { failpoint } from './failpoint.js';
-import { POOL_WAIT_MS } from './idempotency.constants.js';
+import { CANCEL_WAIT_MS, POOL_WAIT_MS } from './idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from './idempotency.exceptions.js';
 import type { AmbientTransactions } from './persistence/ambient-transactions.js';
 import { type DatabaseConnection, queryBy } from './persistence/database-connection.js';
 import { FencedOffError } from './persistence/lease-store.js';
+import { cancelUntil } from './persistence/cancel-request.js';
 import { isDefiniteFailure } from './persistence/sqlstate.js';
 import type { StatementRunner } from './persistence/statement-runner.js';
 import { delay, within } from './timing.js';
 
 /** Between two tries of a statement whose connection was lost: a database restarts in seconds. */
 const RETRY_PAUSE_MS = 200;
+
+type Question<T> = (client: PoolClient) => Promise<T>;
+type Overdue = 'cancel' | 'leave';
+interface Answered<T> {
+  connection: DatabaseConnection;
+  result: T;
+}
 
 /** Connections of the pool for the library's own questions. Every wait is bounded. */
 export class Connections {
@@ -46,35 +54,40 @@ export class Connections {
   /**
    * One question on a connection of its own, which the caller gives back.
    *
+   * @param overdue what becomes of it once nobody waits any more; what commits is left alone, since a COMMIT that waits
+   * for a replica would be acknowledged without it
    * @throws what `question` throws; its connection is destroyed then
    */
-  async ask<T>(question: (client: PoolClient) => Promise<T>): Promise<{ connection: DatabaseConnection; result: T }> {
+  async ask<T>(question: Question<T>, overdue: Overdue = 'cancel'): Promise<Answered<T>> {
     for (;;) {
       failpoint('claim: connecting');
       const connection = await this.connect();
       failpoint('claim: connected');
-      const timer = setTimeout(
-        () => connection.destroy(new Error(`no answer within ${POOL_WAIT_MS} ms`)),
-        POOL_WAIT_MS,
-      );
+      const answer = question(connection.client);
       try {
-        const result = await question(connection.client);
-        failpoint('claim: answered');
-        return { connection, result };
+        const answered = await within(
+          POOL_WAIT_MS,
+          answer.then((result) => ({ connection, result })),
+        );
+        if (answered !== undefined) {
+          failpoint('claim: answered');
+          return answered;
+        }
       } catch (error) {
         connection.destroy(error);
-        if (!this.runner.shouldRunAgain(error)) {
-          throw error;
+        if (this.runner.shouldRunAgain(error)) {
+          continue;
         }
-      } finally {
-        clearTimeout(timer);
+        throw error;
       }
+      void giveUp(connection, answer, overdue);
+      throw new Error(`no answer within ${POOL_WAIT_MS} ms`);
     }
   }
 
   /** One question that leaves nothing behind on its connection. */
-  async run<T>(question: (client: PoolClient) => Promise<T>): Promise<T> {
-    const { connection, result } = await this.ask(question);
+  async run<T>(question: Question<T>, overdue: Overdue = 'leave'): Promise<T> {
+    const { connection, result } = await this.ask(question, overdue);
     connection.release();
     return result;
   }
@@ -116,4 +129,13 @@ export class Connections {
       }
     }
   }
+}
+
+/** Keeps the place in the pool until the server has answered, so that no other statement joins one that runs on. */
+async function giveUp(connection: DatabaseConnection, answer: Promise<unknown>, overdue: Overdue): Promise<void> {
+  const cause = new Error(`no answer within ${POOL_WAIT_MS} ms`);
+  const limit = setTimeout(() => connection.destroy(cause), CANCEL_WAIT_MS);
+  await (overdue === 'cancel' ? cancelUntil(answer, connection.client) : answer).catch(() => undefined);
+  clearTimeout(limit);
+  connection.destroy(cause);
 }

@@ -59,3 +59,6 @@ export const RELEASE_PATIENCE_MS = 2_000;
  * milliseconds each, and no polling loop.
  */
 export const QUIET_MS = 1_000;
+
+/** So long the server may take to end a statement that it was asked to cancel: it takes milliseconds where it is alive. */
+export const CANCEL_WAIT_MS = 2_000;

@@ -125,12 +125,17 @@ export class TransactionClaim implements Claim {
     this.settle();
   }
 
-  /** Ends it at once, whatever the connection is busy with. A record under way tells how it ended. */
+  /** Ends it at once, whatever the connection is busy with. A record under way tells how it ended. The key is free soon after. */
   abort(cause: Error): void {
     if (this.transaction.abort(cause)) {
       this.controller?.abort(cause);
-      this.settle();
+      void this.settleOnceRolledBack();
     }
+  }
+
+  private async settleOnceRolledBack(): Promise<void> {
+    await this.transaction.rollBack();
+    this.settle();
   }
 
   private settle(): void {

@@ -1,8 +1,10 @@
 import type { PoolClient } from 'pg';
 import { type Deferred, deferred } from '../deferred.js';
 import { failpoint } from '../failpoint.js';
-import { POOL_WAIT_MS } from '../idempotency.constants.js';
+import { CANCEL_WAIT_MS, POOL_WAIT_MS } from '../idempotency.constants.js';
 import { TransactionRolledBackError } from '../idempotency.exceptions.js';
+import { within } from '../timing.js';
+import { cancelUntil } from './cancel-request.js';
 import type { DatabaseConnection } from './database-connection.js';
 import { isDefiniteFailure } from './sqlstate.js';
 
@@ -25,6 +27,7 @@ export class OwnedTransaction {
   private readonly closed = deferred();
   private committing: Deferred<CommitAnswer> | undefined;
   private commitSent = false;
+  private commitLimit: NodeJS.Timeout | undefined;
   private rollingBack: Promise<void> | undefined;
 
   /** @param store has the statement that rolls back */
@@ -73,16 +76,25 @@ export class OwnedTransaction {
     return (this.rollingBack = this.commitSent ? this.untilCommitted() : this.sendRollback(untilQuiet));
   }
 
-  /** Ends it at once, whatever the connection is busy with, by closing that. False where it had ended already. */
+  /**
+   * Ends it, whatever the connection is busy with: that is cancelled, and rolled back; but a COMMIT that was sent is left
+   * alone, since one that waits for a replica would be acknowledged without it. The connection keeps its place in the
+   * pool until the server has answered, or for a bounded time. False where it had ended already.
+   */
   abort(cause: Error): boolean {
     if (this.current !== 'open') {
       return false;
     }
     this.abortCause = cause;
-    const kind = this.commitSent ? 'unknown' : 'refused';
-    this.end(this.commitSent ? 'unknown' : 'rolled back');
-    this.connection.destroy(cause);
-    this.committing?.resolve({ kind, error: cause });
+    if (this.commitSent) {
+      this.end('unknown');
+      this.commitLimit = setTimeout(() => this.connection.destroy(cause), POOL_WAIT_MS);
+      this.committing?.resolve({ kind: 'unknown', error: cause });
+    } else {
+      this.end('rolled back');
+      this.rollingBack = this.undo('busy');
+      this.committing?.resolve({ kind: 'refused', error: cause });
+    }
     return true;
   }
 
@@ -98,23 +110,37 @@ export class OwnedTransaction {
       this.end(isRefused ? 'rolled back' : 'unknown');
       this.connection.destroy(error);
       return { kind: isRefused ? 'refused' : 'unknown', error };
+    } finally {
+      clearTimeout(this.commitLimit);
     }
-    if (this.current === 'open') {
-      this.end('committed');
-      this.connection.release();
-    }
+    this.end('committed');
+    this.connection.release();
     return { kind: 'committed' };
   }
 
   private async sendRollback(untilQuiet: (() => Promise<void>) | undefined): Promise<void> {
     this.end('rolled back');
+    const isQuiet =
+      untilQuiet === undefined ||
+      (await within(
+        POOL_WAIT_MS,
+        untilQuiet().then(() => true),
+      ));
+    await this.undo(isQuiet ? 'quiet' : 'busy');
+  }
+
+  private async undo(state: 'quiet' | 'busy'): Promise<void> {
     const { connection } = this;
     // A network that swallows the ROLLBACK must not keep the key in flight, nor the connection out of the pool.
-    const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS);
+    const limitMs = state === 'busy' ? CANCEL_WAIT_MS : POOL_WAIT_MS;
+    const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), limitMs);
     try {
-      await untilQuiet?.();
       failpoint('rollback: sending');
-      await this.store.rollback(connection.client);
+      const answered = this.store.rollback(connection.client);
+      if (state === 'busy') {
+        await cancelUntil(answered, connection.client);
+      }
+      await answered;
       failpoint('rollback: done');
       connection.release();
     } catch (error) {

@@ -60,8 +60,8 @@ const LOCK_NOT_REAL: readonly Change[] = [
   { file: CLAIM_SERVICE, from: 'this.running.set(name, running);', to: '' },
 ];
 
-const ROLLBACK_TIMER = "setTimeout(() => connection.destroy(new Error('the rollback was not answered')), POOL_WAIT_MS)";
-/** Only look-ups roll back without waiting for anything first. */
+const ROLLBACK_TIMER = "setTimeout(() => connection.destroy(new Error('the rollback was not answered')), limitMs)";
+/** Only the runner of a handler's transaction is marked as being in one. */
 const ROLLBACK_LIMIT = `const limit = ${ROLLBACK_TIMER};`;
 
 export const MUTANTS: readonly Mutant[] = [
@@ -300,8 +300,8 @@ export const MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: OWNED,
-        from: 'await this.store.rollback(connection.client);',
-        to: '',
+        from: 'const answered = this.store.rollback(connection.client);',
+        to: 'const answered = Promise.resolve();',
       },
     ],
   },
@@ -313,7 +313,7 @@ export const MUTANTS: readonly Mutant[] = [
       {
         file: OWNED,
         from: ROLLBACK_LIMIT,
-        to: `const limit = untilQuiet && ${ROLLBACK_TIMER};`,
+        to: `const limit = connection.runner.isTransactionActive ? ${ROLLBACK_TIMER} : undefined;`,
       },
     ],
   },
@@ -325,7 +325,7 @@ export const MUTANTS: readonly Mutant[] = [
       {
         file: OWNED,
         from: ROLLBACK_LIMIT,
-        to: `const limit = untilQuiet ? undefined : ${ROLLBACK_TIMER};`,
+        to: `const limit = connection.runner.isTransactionActive ? undefined : ${ROLLBACK_TIMER};`,
       },
     ],
   },
