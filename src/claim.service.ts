@@ -16,8 +16,7 @@ import type { LeaseService } from './lease/lease.service.js';
 import { AmbientTransaction } from './persistence/ambient-transaction.js';
 import type { ClaimedRequest, ClaimRequest, ClaimResult, KeyStore, PeekResult } from './persistence/key-store.js';
 import { OwnedTransaction } from './persistence/owned-transaction.js';
-import type { FoundKey, StoredHeader } from './persistence/shared-statements.js';
-import type { UnfinishedState } from './persistence/stored-key.js';
+import type { FoundKey, StoredHeader, UnfinishedClaim } from './persistence/shared-statements.js';
 import { RecentKeys, type Sighting } from './recent-keys.js';
 import { SharedQuestion, SharedQuestions } from './shared-question.js';
 import { delay, jittered, within } from './timing.js';
@@ -27,7 +26,17 @@ import { TransactionClaim } from './transaction-claim.js';
 export interface IdempotentRequest extends Omit<ClaimedRequest, 'claimId' | 'ttlMs'> {
   options: Pick<
     RouteOptions,
-    'mode' | 'leaseMs' | 'onInterrupted' | 'ttlMs' | 'inFlight' | 'isolation' | 'retries' | 'timeoutMs' | 'storeErrors'
+    | 'mode'
+    | 'leaseMs'
+    | 'stepTimeoutMs'
+    | 'maxStepsBytes'
+    | 'onInterrupted'
+    | 'ttlMs'
+    | 'inFlight'
+    | 'isolation'
+    | 'retries'
+    | 'timeoutMs'
+    | 'storeErrors'
   >;
 }
 
@@ -45,7 +54,8 @@ export type Outcome =
   | { kind: 'not kept'; originalStatus: number; completedAt: Date }
   | { kind: 'mismatch' }
   | { kind: 'in flight' }
-  | { kind: 'interrupted' };
+  /** `steps` are those whose effect is unknown. */
+  | { kind: 'interrupted'; steps: readonly string[] };
 
 /** A request that runs in this process. */
 interface Running {
@@ -123,9 +133,13 @@ export class ClaimService {
     throw new IdempotencyStoreUnavailableException('The connection was lost while the operation was committed.');
   }
 
-  /** Waits for the requests that are running; each ends by its time limit at the latest. */
+  /**
+   * Waits for the requests that are running, each of which ends by its time limit at the latest; and for steps that outlive
+   * them, for a bounded time.
+   */
   async idle(): Promise<void> {
     await Promise.all(this.unsettled);
+    await this.leases.idle();
   }
 
   /** What the key holds, for a request that has lost it to another one. */
@@ -296,7 +310,7 @@ export function outcomeOf(found: FoundKey, request: IdempotentRequest): Outcome 
     return { kind: 'mismatch' };
   }
   if (found.kind === 'unfinished') {
-    return outcomeOfUnfinished(found.claim.state, request.options);
+    return outcomeOfUnfinished(found.claim, request.options);
   }
   const { status, headers, body, createdAt } = found.response;
   return body === null
@@ -305,12 +319,16 @@ export function outcomeOf(found: FoundKey, request: IdempotentRequest): Outcome 
 }
 
 /** A claim by lease that could have been taken over, but was not: others were faster, or it must not be. */
-function outcomeOfUnfinished(state: UnfinishedState, options: IdempotentRequest['options']): Outcome {
+function outcomeOfUnfinished({ state, attention }: UnfinishedClaim, options: IdempotentRequest['options']): Outcome {
+  const isEffectUnknown = attention?.reason === 'effect-unknown';
+  if (isEffectUnknown && state !== 'running') {
+    return { kind: 'interrupted', steps: attention.steps };
+  }
   const waitsForOperator =
     options.mode === 'transaction'
       ? state !== 'running' // begun when the route was in lease mode: a transaction cannot go on from steps
       : state === 'interrupted' && options.onInterrupted === 'fail';
-  return { kind: waitsForOperator ? 'interrupted' : 'in flight' };
+  return waitsForOperator ? { kind: 'interrupted', steps: [] } : { kind: 'in flight' };
 }
 
 function nameOf({ scope, key }: { scope: string; key: string }): string {

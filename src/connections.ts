@@ -112,11 +112,15 @@ export class Connections {
    * The same as {@link run}, again and again for as long as `patienceMs` while the database cannot be reached or does not answer.
    * Only for a question that may be asked twice.
    */
-  async insist<T>(question: (client: PoolClient) => Promise<T>, patienceMs: number): Promise<T> {
+  async insist<T>(
+    question: (client: PoolClient) => Promise<T>,
+    patienceMs: number,
+    ask = (again: typeof question): Promise<T> => this.run(again),
+  ): Promise<T> {
     const deadline = performance.now() + patienceMs;
     for (;;) {
       try {
-        return await this.run(question);
+        return await ask(question);
       } catch (error) {
         if (
           isDefiniteFailure(error) ||

@@ -51,6 +51,12 @@ export const MAX_STEP_BYTES = 1024 * 1024;
 /** So long a finished step, or the response, is offered to a database that does not answer: it restarts in seconds. */
 export const STORE_PATIENCE_MS = 10_000;
 
+/** So long a shutdown waits for steps whose requests were given up: as long as Kubernetes waits for a process by default. */
+export const SHUTDOWN_PATIENCE_MS = 30_000;
+
+/** So long a handler may take to end behind its last step, once its request was given up, before nobody waits for it. */
+export const HANDLER_END_PATIENCE_MS = 1_000;
+
 /** So long a lease is tried to be given back; left alone it expires. */
 export const RELEASE_PATIENCE_MS = 2_000;
 

@@ -172,7 +172,7 @@ export class IdempotencyTimeoutException extends IdempotencyException {
     const consequence =
       mode === 'transaction'
         ? `The operation was rolled back after ${timeoutMs} ms.`
-        : `The operation did not end within ${timeoutMs} ms. A retry goes on from its last finished step, once its lease has expired.`;
+        : `The operation did not end within ${timeoutMs} ms. A retry goes on from its last finished step, once those that run have ended.`;
     const situation = {
       slug: 'timed-out',
       title: 'The operation took too long',
@@ -197,15 +197,22 @@ export class IdempotencyLeaseLostException extends IdempotencyException {
   }
 }
 
-/** 409: an earlier attempt was interrupted and must not be repeated by itself (`onInterrupted: 'fail'`). */
+/**
+ * 409: an earlier attempt was interrupted and must not be repeated by itself (`onInterrupted: 'fail'`), or a step of it has
+ * had its effect, or still may, and its result is not known.
+ */
 export class IdempotencyOutcomeUnknownException extends IdempotencyException {
-  constructor() {
+  /** @param steps whose effect is unknown */
+  constructor(steps: readonly string[] = []) {
+    const names = steps.map((name) => ` "${name}"`).join(',');
     super({
       slug: 'outcome-unknown',
       title: 'The outcome of the operation is unknown',
       status: 409,
       detail:
-        'The operation with this idempotency key was interrupted, and nobody can tell by itself how far it came. It needs a person: contact the operator of this service.',
+        steps.length === 0
+          ? 'The operation with this idempotency key was interrupted, and nobody can tell by itself how far it came. It needs a person: contact the operator of this service.'
+          : `What came of${names}, a step of the operation with this idempotency key, is unknown, so it is not carried out again. It needs a person: contact the operator of this service.`,
     });
   }
 }

@@ -59,6 +59,20 @@ export interface IdempotentOptions {
   leaseMs?: number;
 
   /**
+   * How long a step may run, in milliseconds, whatever has become of its request. It keeps its lease for so long; one that
+   * has not ended by then hangs, and since nobody can tell whether it still acts, its key waits for an operator. For steps
+   * by `ctx.step()` in lease mode; those by `ctx.transaction()` are undone 5 s after `timeoutMs`. 1 to 2,147,000,000.
+   * @default 600000 (10 min)
+   */
+  stepTimeoutMs?: number;
+
+  /**
+   * How much all results of an operation's steps may take as JSON, in bytes, before no further one is begun: a retry reads
+   * them all at once. For lease mode. 1 to 104,857,600. @default 8388608 (8 MiB)
+   */
+  maxStepsBytes?: number;
+
+  /**
    * What becomes of an operation whose process has died, in lease mode: `'resume'` runs the handler again with its
    * finished steps remembered; `'fail'` answers 409 until an operator calls `IdempotencyService.resolve()` or
    * `.release()`. @default 'resume'
@@ -161,6 +175,8 @@ export interface IdempotencyModuleOptions extends IdempotentOptions {
 export const DEFAULT_OPTIONS = {
   mode: 'transaction',
   leaseMs: 30_000, // longer than any pause of a healthy process, shorter than the patience of a client that retries
+  stepTimeoutMs: 10 * 60 * 1000, // longer than any client waits for an answer, so than any provider takes to give it
+  maxStepsBytes: 8 * 1024 * 1024, // read by a retry in some 16 ms
   onInterrupted: 'resume',
   header: DEFAULT_HEADER,
   required: true,
@@ -178,6 +194,8 @@ export const DEFAULT_OPTIONS = {
 const DEFAULTED = [
   'mode',
   'leaseMs',
+  'stepTimeoutMs',
+  'maxStepsBytes',
   'onInterrupted',
   'header',
   'required',

@@ -30,6 +30,7 @@ interface Parts {
   connections: Connections;
   keys: StoredKeys;
   claims: ClaimService;
+  leases: LeaseService;
 }
 
 /** What the module is made of, put together at boot. */
@@ -72,9 +73,10 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     const transactions = new AmbientTransactions(dataSource);
     const leaseStore = new LeaseStore(schema, runner, searchPaths);
     const connections = new Connections(transactions, runner);
-    const claims = new ClaimService(store, connections, new LeaseService(leaseStore, connections));
+    const leases = new LeaseService(leaseStore, connections, runner);
+    const claims = new ClaimService(store, connections, leases);
     const keys = new StoredKeys(store, connections);
-    this.parts = { dataSource, store, leaseStore, transactions, connections, keys, claims };
+    this.parts = { dataSource, store, leaseStore, transactions, connections, keys, claims, leases };
     // Depending on the order of the imports, TypeORM's module is shut down before this one.
     transactions.closeAfter(() => claims.idle());
   }
@@ -82,6 +84,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   /** A request whose client has gone may still run: what it writes must not leave its transaction. */
   async onApplicationShutdown(): Promise<void> {
     await this.parts?.claims.idle();
+    await this.parts?.leases.close();
     this.parts?.transactions.uninstall();
   }
 

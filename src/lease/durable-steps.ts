@@ -1,7 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { HttpException, Logger } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
-import type { Connections } from '../connections.js';
 import { errorWithoutValues } from '../error-without-values.js';
 import { failpoint } from '../failpoint.js';
 import { STORE_PATIENCE_MS } from '../idempotency.constants.js';
@@ -14,8 +13,9 @@ import {
 import type { RouteOptions } from '../idempotency.options.js';
 import { TransactionEndedByHandlerError } from '../persistence/key-store.js';
 import { FencedOffError, type FinishedStep, type LeaseStore, type NewStep } from '../persistence/lease-store.js';
-import { isRetryable } from '../persistence/sqlstate.js';
-import { delay, rerunPauseMs } from '../timing.js';
+import type { Attention } from '../persistence/stored-key.js';
+import { isDefiniteFailure, isRetryable } from '../persistence/sqlstate.js';
+import { delay, rerunPauseMs, within } from '../timing.js';
 import { DurableStepError } from './durable-step.error.js';
 import type { LeaseHold } from './lease-hold.js';
 import {
@@ -26,11 +26,24 @@ import {
   type StepWork,
   type TransactionWork,
 } from './step-call.js';
+import { StepFailures } from './step-failures.js';
 import { type Disagreement, StepMemory } from './step-memory.js';
-import { outcomeAsJson, resultOf, type Serialized } from './step-outcome.js';
+import { errorOf, failureAsJson, lostAsJson, outcomeAsJson, type Serialized } from './step-outcome.js';
 import { StepTransaction } from './step-transaction.js';
 
-export type StepRules = Pick<RouteOptions, 'storeErrors' | 'isolation' | 'retries' | 'timeoutMs'>;
+export type StepRules = Pick<
+  RouteOptions,
+  'storeErrors' | 'isolation' | 'retries' | 'timeoutMs' | 'stepTimeoutMs' | 'maxStepsBytes'
+>;
+
+/** A step that runs: its memory, but for the outcome. */
+type Beginning = Omit<NewStep, 'outcome'>;
+
+/** What came of it; with an error where the route stores that. */
+interface Ending {
+  readonly outcome: string;
+  readonly error?: unknown;
+}
 
 /** The step whose function is running, or that has set up what is running. */
 const insideOf = new AsyncLocalStorage<{ owner: DurableSteps; name: string; over: boolean }>();
@@ -40,9 +53,10 @@ export class DurableSteps implements StepTools {
   private static readonly logger = new Logger('Idempotency');
 
   private readonly memory: StepMemory;
-  /** What steps of this attempt have failed with. */
-  private readonly failures = new Map<string, unknown>();
+  private readonly failures = new StepFailures();
   private readonly running = new Set<Promise<unknown>>();
+  private readonly lost: string[] = [];
+  private bytes: number;
   private closed = false;
   private effectUnknown = false;
 
@@ -51,10 +65,10 @@ export class DurableSteps implements StepTools {
     private readonly attempt: number,
     private readonly hold: LeaseHold,
     private readonly store: LeaseStore,
-    private readonly connections: Connections,
     private readonly options: StepRules,
   ) {
     this.memory = new StepMemory(finished);
+    this.bytes = finished.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   /** Whether a step was begun, so that there may be an effect of it. */
@@ -71,14 +85,29 @@ export class DurableSteps implements StepTools {
     return this.effectUnknown;
   }
 
+  /** Whether a tombstone says so of a step: until an operator has spoken nobody goes on. */
+  get waitForOperator(): boolean {
+    return this.lost.length > 0;
+  }
+
   /** @param isDone whether the handler has come to its end, and not failed on its way */
   disagreement(isDone: boolean): Disagreement | undefined {
     return this.memory.disagreement(isDone);
   }
 
+  /** Failures that the attempt itself has ended with: its retry may try those steps again. */
+  withdrawnBy(error: unknown): string[] {
+    return this.failures.endedWith(error);
+  }
+
   /** The handler has ended: no step begins any more, and those that it left running are waited for. */
   async close(): Promise<void> {
     this.closed = true;
+    await this.idle();
+  }
+
+  /** Waits for the steps that run. */
+  async idle(): Promise<void> {
     for (const step of this.running) {
       await step.catch((error: unknown) => DurableSteps.logger.error(errorWithoutValues(error))); // nobody may be there to see it
     }
@@ -86,36 +115,25 @@ export class DurableSteps implements StepTools {
 
   step<T>(name: string, ...given: StepArguments<StepWork<T>>): Promise<Serialized<T>> {
     return this.once(name, given, async (step, run) => {
-      const work = async (): Promise<string> => {
-        const returned = await this.inside(step.name, run);
-        return this.orEffectUnknown(() => outcomeAsJson(step.name, { returned }));
-      };
-      const { outcome, error } = await this.tryOut(step.name, work);
+      const ending = await this.tryOut(step, async () => {
+        const returned = await this.inTime(step, () => this.inside(step.name, run));
+        return this.orTombstone(step, () => outcomeAsJson(step.name, { returned }));
+      });
       failpoint('step: ran');
-      await this.orEffectUnknown(() => this.add({ ...step, outcome }));
-      return { outcome, error };
+      await this.remember({ ...step, outcome: ending.outcome });
+      return ending;
     });
   }
 
   transaction<T>(name: string, ...given: StepArguments<TransactionWork<T>>): Promise<Serialized<T>> {
     return this.once(name, given, async (step, run) => {
       const work = (manager: EntityManager): Promise<T> => this.inside(step.name, () => run(manager));
-      const { outcome, error } = await this.tryOut(step.name, () => this.inTransaction(step, work));
-      if (error !== undefined) {
-        await this.add({ ...step, outcome }); // its writes are undone; that it has failed stays known
+      const ending = await this.tryOut(step, () => this.inTransaction(step, work));
+      if (ending.error !== undefined) {
+        await this.add({ ...step, outcome: ending.outcome }); // its writes are undone; that it has failed stays known
       }
-      return { outcome, error };
+      return ending;
     });
-  }
-
-  /** What comes between the effect of a step and its memory. */
-  private async orEffectUnknown<T>(remember: () => T | Promise<T>): Promise<T> {
-    try {
-      return await remember();
-    } catch (error) {
-      this.effectUnknown = true;
-      throw error;
-    }
   }
 
   private async inside<T>(name: string, run: () => T | Promise<T>): Promise<T> {
@@ -130,7 +148,7 @@ export class DurableSteps implements StepTools {
   private once<T, Run extends (...args: never[]) => T | Promise<T>>(
     name: string,
     given: StepArguments<Run>,
-    perform: (step: Omit<NewStep, 'outcome'>, run: Run) => Promise<{ outcome: string; error: unknown }>,
+    perform: (step: Beginning, run: Run) => Promise<Ending>,
   ): Promise<Serialized<T>> {
     const step = this.carryOut<T, Run>(name, given, perform);
     this.running.add(step);
@@ -142,16 +160,13 @@ export class DurableSteps implements StepTools {
   private async carryOut<T, Run extends (...args: never[]) => T | Promise<T>>(
     name: string,
     given: StepArguments<Run>,
-    perform: (step: Omit<NewStep, 'outcome'>, run: Run) => Promise<{ outcome: string; error: unknown }>,
+    perform: (step: Beginning, run: Run) => Promise<Ending>,
   ): Promise<Serialized<T>> {
     const call = stepCall(name, given);
     this.assertMayEnter(call);
     const position = this.memory.enter(call.id);
     try {
       return (await this.comeBy(call, position, perform)) as Serialized<T>;
-    } catch (error) {
-      this.failures.set(call.id, error);
-      throw error;
     } finally {
       this.memory.leave();
     }
@@ -160,23 +175,39 @@ export class DurableSteps implements StepTools {
   private async comeBy<Run>(
     { id, run }: StepCall<Run>,
     position: number,
-    perform: (step: Omit<NewStep, 'outcome'>, run: Run) => Promise<{ outcome: string; error: unknown }>,
+    perform: (step: Beginning, run: Run) => Promise<Ending>,
   ): Promise<unknown> {
     const known = this.memory.recall(id);
     if (known !== undefined) {
-      return resultOf(known.outcome);
+      return this.give(id, known.outcome);
     }
     if (!(await this.memory.mayBegin())) {
       throw new IdempotencyStepsChangedException();
     }
+    this.assertRoom(id);
     await this.hold.ensure();
+    await this.failures.store((step) => this.add(step));
     failpoint('step: starting');
-    const { outcome, error } = await perform({ ...this.hold.holder, name: id, position, attempt: this.attempt }, run);
+    const step = { ...this.hold.holder, name: id, position, attempt: this.attempt };
+    const { outcome, error } = await this.hold.whileStepRuns(() => perform(step, run));
     failpoint('step: recorded');
+    this.bytes += Buffer.byteLength(outcome);
     if (error !== undefined) {
       throw error;
     }
-    return resultOf(JSON.parse(outcome) as FinishedStep['outcome']);
+    return (JSON.parse(outcome) as FinishedStep['outcome']).returned;
+  }
+
+  /** What the step gives its handler, from the memory. */
+  private give(id: string, outcome: FinishedStep['outcome']): unknown {
+    const error = errorOf(outcome);
+    if (error === undefined) {
+      return outcome.returned;
+    }
+    if (outcome.failure !== undefined) {
+      this.failures.recall(id, error);
+    }
+    throw error;
   }
 
   /** @throws DurableStepError */
@@ -189,7 +220,7 @@ export class DurableSteps implements StepTools {
       throw new DurableStepError(`Step "${id}" is begun inside of step "${outer.name}": steps come one after another.`);
     }
     if (this.memory.has(id)) {
-      const cause = this.failures.get(id);
+      const cause = this.failures.of(id);
       const failure = cause instanceof Error ? ` The first one has failed: ${cause.message}` : '';
       throw new DurableStepError(
         `Two steps are named "${id}". Each step of a handler needs a name of its own; in a loop, give each the key of its item: ctx.step(name, { key: item.id }, run).${failure}`,
@@ -198,33 +229,69 @@ export class DurableSteps implements StepTools {
     }
   }
 
-  /** An error that the route stores is an outcome, too. */
-  private async tryOut(name: string, run: () => Promise<string>): Promise<{ outcome: string; error: unknown }> {
-    try {
-      return { outcome: await run(), error: undefined };
-    } catch (error) {
-      if (!(error instanceof HttpException) || error instanceof IdempotencyException || !this.isStored(error)) {
-        throw error;
-      }
-      const threw = { status: error.getStatus(), response: error.getResponse() };
-      return { outcome: outcomeAsJson(name, { threw }), error };
+  /** Before the effect: what cannot be remembered must not happen. @throws DurableStepError */
+  private assertRoom(id: string): void {
+    const { maxStepsBytes } = this.options;
+    if (this.bytes >= maxStepsBytes) {
+      throw new DurableStepError(
+        `Step "${id}" is not begun: the results of this operation's steps take ${this.bytes} bytes as JSON already, and maxStepsBytes allows ${maxStepsBytes}. Return no more of them than later steps need.`,
+      );
     }
   }
 
-  private isStored(error: HttpException): boolean {
-    const status = error.getStatus();
-    return status < 500 && this.options.storeErrors?.(status) === true;
+  /** An error that the route stores is an outcome, too; any other is one only if the handler acts upon it. */
+  private async tryOut(step: Beginning, run: () => Promise<string>): Promise<Ending> {
+    try {
+      return { outcome: await run() };
+    } catch (error) {
+      const isOwn = error instanceof IdempotencyException || error instanceof DurableStepError;
+      const outcome = isOwn ? undefined : this.storedError(step.name, error);
+      if (outcome === undefined) {
+        this.failures.note(step.name, error, isOwn ? undefined : { ...step, outcome: failureAsJson(error) });
+        throw error;
+      }
+      return { outcome, error };
+    }
   }
 
-  private async inTransaction<T>(
-    step: Omit<NewStep, 'outcome'>,
-    run: (manager: EntityManager) => Promise<T>,
-  ): Promise<string> {
+  private storedError(name: string, error: unknown): string | undefined {
+    if (!(error instanceof HttpException)) {
+      return undefined;
+    }
+    const status = error.getStatus();
+    if (status >= 500 || this.options.storeErrors?.(status) !== true) {
+      return undefined;
+    }
+    try {
+      return outcomeAsJson(name, { threw: { status, response: error.getResponse() } });
+    } catch {
+      return undefined; // its response has no JSON
+    }
+  }
+
+  /** A step that hangs must not keep its key for ever, nor give it to anybody while it may still act. */
+  private async inTime<T>(step: Beginning, run: () => Promise<T>): Promise<T> {
+    const { stepTimeoutMs } = this.options;
+    const running = run().then((value) => ({ value }));
+    const ended = await within(stepTimeoutMs, running);
+    if (ended !== undefined) {
+      return ended.value;
+    }
+    running.then(
+      () =>
+        DurableSteps.logger.error(`Step "${step.name}" has ended, after it was given up: its result is not stored.`),
+      (error: unknown) => DurableSteps.logger.error(errorWithoutValues(error)),
+    );
+    return this.orTombstone(step, () => {
+      throw new DurableStepError(`Step "${step.name}" did not end within ${stepTimeoutMs} ms (stepTimeoutMs).`);
+    });
+  }
+
+  private async inTransaction<T>(step: Beginning, run: (manager: EntityManager) => Promise<T>): Promise<string> {
     const { retries } = this.options;
     for (let tried = 1; ; tried++) {
       try {
-        const transaction = new StepTransaction(this.hold, this.store, this.connections, this.options);
-        return await transaction.run(step, run);
+        return await new StepTransaction(this.hold, this.store, this.options).run(step, run);
       } catch (error) {
         if (error instanceof FencedOffError) {
           throw this.hold.lose();
@@ -245,9 +312,45 @@ export class DurableSteps implements StepTools {
     }
   }
 
-  private async add(step: NewStep): Promise<void> {
+  /** The memory of an effect. What the store refuses for good is left to an operator, as is what has no JSON. */
+  private async remember(step: NewStep): Promise<void> {
     try {
-      await this.connections.insist((client) => this.store.addStep(client, step), STORE_PATIENCE_MS);
+      await this.add(step);
+    } catch (error) {
+      this.effectUnknown = true;
+      if (isDefiniteFailure(error instanceof Error ? error.cause : undefined)) {
+        await this.bury(step, 'The store has refused its result.').catch(() => undefined);
+      }
+      throw error;
+    }
+  }
+
+  /** The effect is there: where nothing can be remembered of it, a tombstone is, lest it be had again. */
+  private async orTombstone<T>(step: Beginning, remember: () => T): Promise<T> {
+    try {
+      return remember();
+    } catch (error) {
+      this.effectUnknown = true;
+      const problem = error instanceof Error ? error.message : String(error);
+      const isKept = await this.bury(step, problem).then(
+        () => true,
+        () => false, // the policy for interruptions decides
+      );
+      const remedy =
+        ' Nobody can tell what came of it, so no retry goes on until an operator has looked: IdempotencyService.resolve() records the response, .release() has the step run again.';
+      throw new DurableStepError(problem + (isKept ? remedy : ''), { cause: error });
+    }
+  }
+
+  private async bury(step: Beginning, detail: string): Promise<void> {
+    const attention: Attention = { reason: 'effect-unknown', steps: [...this.lost, step.name], detail };
+    await this.add({ ...step, outcome: lostAsJson(detail) }, attention);
+    this.lost.push(step.name);
+  }
+
+  private async add(step: NewStep, attention?: Attention): Promise<void> {
+    try {
+      await this.hold.line.insist((client) => this.store.addStep(client, step, attention), STORE_PATIENCE_MS);
     } catch (error) {
       if (error instanceof FencedOffError) {
         throw this.hold.lose();

@@ -3,19 +3,42 @@ import type { ClaimEnd } from '../claim.js';
 import { cannotClaim, type IdempotentRequest, type Outcome, outcomeOf } from '../claim.service.js';
 import type { Connections } from '../connections.js';
 import { failpoint } from '../failpoint.js';
+import { SHUTDOWN_PATIENCE_MS } from '../idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
 import type { LeaseResult, LeaseStore } from '../persistence/lease-store.js';
 import { isDefiniteFailure } from '../persistence/sqlstate.js';
+import type { StatementRunner } from '../persistence/statement-runner.js';
+import { within } from '../timing.js';
 import { DurableSteps } from './durable-steps.js';
-import { LeaseHold } from './lease-hold.js';
+import { LeaseHold, now } from './lease-hold.js';
+import { LeaseLine } from './lease-line.js';
 import { LeasedClaim } from './leased-claim.js';
 
 /** Claims by lease: the key is taken by a committed row, which holds nothing but itself. */
 export class LeaseService {
+  private readonly line: LeaseLine;
+  /** Steps that run although their requests were given up. */
+  private readonly leftRunning = new Set<Promise<void>>();
+  private idling: Promise<unknown> | undefined;
+
   constructor(
     private readonly store: LeaseStore,
     private readonly connections: Connections,
-  ) {}
+    runner: StatementRunner,
+  ) {
+    this.line = new LeaseLine(connections, runner);
+  }
+
+  /** Waits for steps that outlive their requests, for as long as a shutdown may take. */
+  async idle(): Promise<void> {
+    this.idling ??= within(SHUTDOWN_PATIENCE_MS, Promise.all(this.leftRunning));
+    await this.idling;
+  }
+
+  /** Gives the connection of its own back. */
+  async close(): Promise<void> {
+    await this.line.close();
+  }
 
   /**
    * @param started is told of a claim, and answers what is to be told of its end
@@ -25,28 +48,27 @@ export class LeaseService {
     const { options, ...identified } = request;
     const { leaseMs, ttlMs, onInterrupted } = options;
     const claimed = { ...identified, claimId: randomUUID(), ttlMs };
-    const claimedAt = performance.now();
+    const claimedAt = now();
     const result = await this.send({ ...claimed, leaseMs, resumes: onInterrupted === 'resume' });
     if (result.kind !== 'claimed') {
       return result.kind === 'in flight' ? result : outcomeOf(result, request);
     }
     failpoint('lease: claimed');
     const { scope, key, claimId } = claimed;
-    const hold = new LeaseHold({ scope, key, claimId }, options, this.store, this.connections, claimedAt);
-    const steps = new DurableSteps(result.steps, result.attempt, hold, this.store, this.connections, options);
+    this.line.open();
+    const hold = new LeaseHold({ scope, key, claimId }, options, this.store, this.line, claimedAt);
+    const steps = new DurableSteps(result.steps, result.attempt, hold, this.store, options);
     return {
       kind: 'claimed',
-      claim: new LeasedClaim(
-        claimed,
-        result.attempt,
-        hold,
-        steps,
-        onInterrupted,
-        this.store,
-        this.connections,
-        started(),
+      claim: new LeasedClaim(claimed, result.attempt, hold, steps, onInterrupted, this.store, started(), (left) =>
+        this.leave(left),
       ),
     };
+  }
+
+  private leave(running: Promise<void>): void {
+    this.leftRunning.add(running);
+    void running.finally(() => this.leftRunning.delete(running));
   }
 
   /** A second time when the first was lost on its way: the lease may be taken already, by this very request. */

@@ -1,17 +1,18 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { Logger } from '@nestjs/common';
+import type { PoolClient } from 'pg';
 import type { EntityManager } from 'typeorm';
 import { AfterCommit, type AfterCommitCallback, runLogged } from '../after-commit.js';
 import type { Claim, ClaimEnd, RecordResult } from '../claim.js';
-import type { Connections } from '../connections.js';
 import { deferred } from '../deferred.js';
 import { failpoint } from '../failpoint.js';
-import { RELEASE_PATIENCE_MS, STORE_PATIENCE_MS } from '../idempotency.constants.js';
+import { HANDLER_END_PATIENCE_MS, RELEASE_PATIENCE_MS, STORE_PATIENCE_MS } from '../idempotency.constants.js';
 import { IdempotencyStepsChangedException, IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
 import type { InterruptionPolicy } from '../idempotency.options.js';
 import type { ClaimedRequest, RecordableResponse } from '../persistence/key-store.js';
-import type { LeaseStore } from '../persistence/lease-store.js';
+import type { Holder, LeaseStore } from '../persistence/lease-store.js';
 import type { Attention } from '../persistence/stored-key.js';
+import { within } from '../timing.js';
 import type { DurableSteps } from './durable-steps.js';
 import type { LeaseHold } from './lease-hold.js';
 
@@ -36,6 +37,8 @@ export class LeasedClaim implements Claim {
   private isRecorded = false;
   private readonly uponRecord = new AfterCommit();
   private attention: Attention | undefined;
+  private failure: unknown;
+  private readonly handlerEnded = deferred();
   private readonly aborted = deferred<never>();
 
   constructor(
@@ -45,8 +48,9 @@ export class LeasedClaim implements Claim {
     readonly tools: DurableSteps,
     private readonly onInterrupted: InterruptionPolicy,
     private readonly store: LeaseStore,
-    private readonly connections: Connections,
     private readonly ending: ClaimEnd,
+    /** Told of what still runs when the request is given up. */
+    private readonly leave: (running: Promise<void>) => void,
   ) {
     this.aborted.promise.catch(() => undefined); // an abort is not an error of its own
   }
@@ -60,12 +64,12 @@ export class LeasedClaim implements Claim {
   }
 
   createManager(): EntityManager {
-    return this.connections.transactions.dataSource.manager;
+    return this.hold.line.connections.transactions.dataSource.manager;
   }
 
   /** In `ctx.transaction` it belongs to that transaction, which may commit without the request's ever being recorded. */
   afterCommit(callback: AfterCommitCallback): void {
-    const step = this.connections.transactions.transaction();
+    const step = this.hold.line.connections.transactions.transaction();
     if (step !== undefined) {
       step.afterCommit(callback);
     } else if (this.isRecorded) {
@@ -86,11 +90,15 @@ export class LeasedClaim implements Claim {
       const value = await handlers.run(this, work);
       failed = false;
       return value;
+    } catch (error) {
+      this.failure = error;
+      throw error;
     } finally {
       this.isWorking = false;
       if (this.isAborted) {
         await this.giveUp(failed);
       }
+      this.handlerEnded.resolve();
     }
   }
 
@@ -117,7 +125,7 @@ export class LeasedClaim implements Claim {
     let recorded: boolean;
     try {
       failpoint('record: sending');
-      recorded = await this.connections.insist((client) => this.store.record(client, record), STORE_PATIENCE_MS);
+      recorded = await this.hold.line.insist((client) => this.store.record(client, record), STORE_PATIENCE_MS);
       recorded ||= await this.wasRecorded();
     } catch (cause) {
       this.recordFailed = true;
@@ -141,7 +149,10 @@ export class LeasedClaim implements Claim {
     this.end(false);
   }
 
-  /** The handler is told by its signal. Until it has ended, or for as long as the lease lasts, nobody else takes over. */
+  /**
+   * The handler is told by its signal. While a step runs, and until the handler has ended or for as long as the lease lasts,
+   * nobody else takes over.
+   */
   abort(cause: Error, handlerFailed = false): void {
     if (this.over || this.isAborted) {
       return;
@@ -149,10 +160,14 @@ export class LeasedClaim implements Claim {
     this.isAborted = true;
     this.hold.cancel(cause);
     this.aborted.reject(cause);
-    if (!this.isWorking) {
-      void this.giveUp(handlerFailed);
-    }
+    this.leave(this.isWorking ? this.untilIdle() : this.giveUp(handlerFailed));
     this.end(false);
+  }
+
+  /** What a shutdown waits for: an effect, and its memory. A handler that hangs outside of its steps is not. */
+  private async untilIdle(): Promise<void> {
+    await this.tools.idle();
+    await within(HANDLER_END_PATIENCE_MS, this.handlerEnded.promise);
   }
 
   /**
@@ -161,6 +176,10 @@ export class LeasedClaim implements Claim {
    */
   private async giveUp(handlerFailed: boolean): Promise<void> {
     await this.tools.close();
+    if (this.tools.waitForOperator) {
+      await this.giveBack((client, holder) => this.store.interrupt(client, holder));
+      return;
+    }
     const isOutcomeKnown = handlerFailed && !this.recordFailed && !this.tools.lostAnEffect;
     if (isOutcomeKnown || this.onInterrupted === 'resume') {
       await this.release();
@@ -171,20 +190,20 @@ export class LeasedClaim implements Claim {
 
   /** Finished steps stay for the next attempt; without any the key is as if it had not been used. */
   private async release(): Promise<void> {
-    const { scope, key, claimId, ttlMs } = this.request;
-    const holder = { scope, key, claimId };
     this.noteDisagreement(false);
+    const { ttlMs } = this.request;
+    const end = { attention: this.attention, withdrawn: this.tools.withdrawnBy(this.failure) };
     const nothingBegun = this.attempt === 1 && !this.tools.hasBegun && !this.recordFailed;
+    await this.giveBack((client, holder) =>
+      nothingBegun ? this.store.withdraw(client, holder) : this.store.release(client, holder, ttlMs, end),
+    );
+  }
+
+  private async giveBack(send: (client: PoolClient, holder: Holder) => Promise<void>): Promise<void> {
     await this.hold.stop();
     failpoint('rollback: sending');
     try {
-      await this.connections.insist(
-        (client) =>
-          nothingBegun
-            ? this.store.withdraw(client, holder)
-            : this.store.release(client, holder, ttlMs, this.attention),
-        RELEASE_PATIENCE_MS,
-      );
+      await this.hold.line.insist((client) => send(client, this.hold.holder), RELEASE_PATIENCE_MS);
     } catch {
       // The lease expires by itself.
     }
@@ -193,7 +212,7 @@ export class LeasedClaim implements Claim {
 
   /** Whether it was a try of our own, whose answer was lost, that has recorded the response. */
   private async wasRecorded(): Promise<boolean> {
-    const found = await this.connections.insist((client) => this.store.lookUp(client, this.request), STORE_PATIENCE_MS);
+    const found = await this.hold.line.insist((client) => this.store.lookUp(client, this.request), STORE_PATIENCE_MS);
     return found?.kind === 'completed' && found.response.claimId === this.request.claimId;
   }
 

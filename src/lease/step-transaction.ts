@@ -1,5 +1,4 @@
 import type { EntityManager } from 'typeorm';
-import type { Connections } from '../connections.js';
 import { failpoint } from '../failpoint.js';
 import { IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
 import { TRANSACTION_TIMEOUT_SLACK_MS } from '../idempotency.constants.js';
@@ -8,7 +7,7 @@ import { AmbientTransaction } from '../persistence/ambient-transaction.js';
 import { FencedOffError, type LeaseStore, type NewStep } from '../persistence/lease-store.js';
 import { OwnedTransaction } from '../persistence/owned-transaction.js';
 import { isDefiniteFailure } from '../persistence/sqlstate.js';
-import type { LeaseHold } from './lease-hold.js';
+import { type LeaseHold, now } from './lease-hold.js';
 import { outcomeAsJson } from './step-outcome.js';
 
 /** A step whose writes and whose memory commit together. */
@@ -16,7 +15,6 @@ export class StepTransaction {
   constructor(
     private readonly hold: LeaseHold,
     private readonly store: LeaseStore,
-    private readonly connections: Connections,
     private readonly options: Pick<RouteOptions, 'isolation' | 'timeoutMs'>,
   ) {}
 
@@ -26,17 +24,18 @@ export class StepTransaction {
    * @throws FencedOffError, TransactionEndedByHandlerError, or whatever `work` throws; nothing is kept then
    */
   async run<T>(step: Omit<NewStep, 'outcome'>, work: (manager: EntityManager) => Promise<T>): Promise<string> {
-    const isolation = this.options.isolation ?? this.connections.transactions.defaultIsolation;
+    const isolation = this.options.isolation ?? this.hold.line.connections.transactions.defaultIsolation;
     const locksTheKey = isolation === 'REPEATABLE READ' || isolation === 'SERIALIZABLE';
     return locksTheKey
-      ? this.hold.withoutRenewals(() => this.carryOut(isolation, step, work))
-      : this.carryOut(isolation, step, work);
+      ? this.hold.whileLocked(() => this.carryOut(isolation, step, work, true))
+      : this.carryOut(isolation, step, work, false);
   }
 
   private async carryOut<T>(
     isolation: RouteOptions['isolation'],
     step: Omit<NewStep, 'outcome'>,
     work: (manager: EntityManager) => Promise<T>,
+    locksTheKey: boolean,
   ): Promise<string> {
     const limitMs = this.options.timeoutMs + TRANSACTION_TIMEOUT_SLACK_MS;
     const transaction = await this.begin(isolation, step, limitMs);
@@ -47,7 +46,7 @@ export class StepTransaction {
     );
     try {
       const outcome = await perform(transaction, step.name, work);
-      await this.commit(transaction, { ...step, outcome });
+      await this.commit(transaction, { ...step, outcome }, locksTheKey);
       await transaction.runAfterCommit();
       return outcome;
     } finally {
@@ -60,7 +59,8 @@ export class StepTransaction {
     step: Omit<NewStep, 'outcome'>,
     limitMs: number,
   ): Promise<AmbientTransaction> {
-    const { store, connections } = this;
+    const { store } = this;
+    const { connections } = this.hold.line;
     const { connection } = await connections
       .ask((client) => store.begin(client, step, isolation, limitMs))
       .catch(cannotBegin);
@@ -68,10 +68,18 @@ export class StepTransaction {
     return new AmbientTransaction(connections.transactions, transaction, isolation ?? 'READ COMMITTED');
   }
 
-  private async commit(transaction: AmbientTransaction, step: NewStep): Promise<void> {
-    const answer = await transaction.commit((client) => this.store.commitStep(client, step));
+  /** Whoever waits for the key's row gets it with the COMMIT, and must not find a lease that has run out meanwhile. */
+  private async commit(transaction: AmbientTransaction, step: NewStep, renews: boolean): Promise<void> {
+    let askedAt = now();
+    const answer = await transaction.commit((client) => {
+      askedAt = now();
+      return this.store.commitStep(client, step, renews ? this.hold : undefined);
+    });
     switch (answer.kind) {
       case 'committed':
+        if (renews) {
+          this.hold.renewed(askedAt);
+        }
         return;
       case 'unknown':
         // Whether it took place is for the next attempt to see: its claim waits for the end of this transaction.

@@ -35,6 +35,19 @@ import { KEYS_TABLE, STEPS_TABLE, tableName } from './table-name.js';
 export interface StepOutcome {
   returned?: unknown;
   threw?: { status: number; response: unknown };
+  /** Beside `threw`: the error was not stored for what it is, but because the handler went on with it. */
+  failure?: StepFailure;
+  /** Beside `threw`: the step has had its effect, or may have, and this is why nothing is known of it. */
+  lost?: string;
+}
+
+/** What is kept of an error; its class is not. */
+export interface StepFailure {
+  name: string;
+  message: string;
+  /** Its own properties that are numbers, booleans or short texts, such as `code`. */
+  properties: Record<string, string | number | boolean>;
+  isHttp: boolean;
 }
 
 /** A finished step. */
@@ -43,6 +56,8 @@ export interface FinishedStep {
   /** One more than the steps that had ended in its attempt when it began. */
   position: number;
   outcome: StepOutcome;
+  /** Length of the outcome as JSON. */
+  bytes: number;
 }
 
 /** Whose statement it is: one attempt, by its fencing token `claimId`. */
@@ -126,19 +141,35 @@ export class LeaseStore {
     return row === undefined ? undefined : foundKeyOf(row);
   }
 
-  /** Makes the lease last `leaseMs` from now; false when it is no longer the holder's. */
-  async renew(client: PoolClient, { scope, key, claimId }: Holder, leaseMs: number, ttlMs: number): Promise<boolean> {
-    const values = [scope, key, claimId, String(leaseMs), String(ttlMs)];
-    const [result] = await this.run(client, [{ statement: this.statements.renew, values }]);
-    return result!.tag === 'UPDATE 1';
+  /**
+   * Makes the lease last `leaseMs` from now; false when it is no longer the holder's. Rejects when its row is locked for
+   * longer than `lockTimeoutMs`. Without BEGIN, so that the session is left as it was: up to the one sync it is a
+   * transaction all the same (PostgreSQL manual, 54.2.3).
+   */
+  async renew(
+    client: PoolClient,
+    holder: Holder,
+    leaseMs: number,
+    ttlMs: number,
+    lockTimeoutMs: number,
+  ): Promise<boolean> {
+    const results = await this.run(client, [
+      { statement: this.statements.renewal, values: [String(lockTimeoutMs)] },
+      { statement: this.statements.renew, values: renewalValues(holder, { leaseMs, ttlMs }) },
+    ]);
+    return results[1]!.tag === 'UPDATE 1';
   }
 
-  /** @throws FencedOffError */
-  async addStep(client: PoolClient, step: NewStep): Promise<void> {
+  /** @param attention what an operator has to know of it, beside @throws FencedOffError */
+  async addStep(client: PoolClient, step: NewStep, attention?: Attention): Promise<void> {
+    const { scope, key, claimId } = step;
     await this.fenced(client, [
       { statement: BEGIN['READ COMMITTED'] },
       { statement: this.statements.durable },
       { statement: this.statements.step, values: stepValues(step, null) },
+      ...(attention === undefined
+        ? []
+        : [{ statement: this.statements.attend, values: [scope, key, claimId, JSON.stringify(attention)] }]),
       { statement: this.statements.commit },
     ]);
   }
@@ -176,15 +207,17 @@ export class LeaseStore {
    * Checks deferred constraints, adds the step and commits both it and the writes before it. What these have set in the
    * session does not reach the step.
    *
+   * @param renewal makes the lease last from now, where nobody could renew it since the transaction began
    * @throws FencedOffError, TransactionEndedByHandlerError
    */
-  async commitStep(client: PoolClient, step: NewStep): Promise<void> {
+  async commitStep(client: PoolClient, step: NewStep, renewal?: { leaseMs: number; ttlMs: number }): Promise<void> {
     const settings = settingsAtBegin(client, step.claimId);
     const results = await this.fenced(client, [
       putBackLimits(settings),
       { statement: this.statements.checkConstraints },
       putBackSession(settings),
       { statement: this.statements.step, values: stepValues(step, settings.marker) },
+      ...(renewal === undefined ? [] : [{ statement: this.statements.renew, values: renewalValues(step, renewal) }]),
       { statement: this.statements.commit },
     ]);
     const tag = results.at(-1)?.tag;
@@ -209,15 +242,30 @@ export class LeaseStore {
     return results[2]!.rows[0]![0] === '1';
   }
 
-  /** Ends the attempt without a response: the next claim may go on from its steps, for `ttlMs` from now. */
+  /**
+   * Ends the attempt without a response: the next claim may go on from its steps, but for the `withdrawn`, for `ttlMs` from
+   * now.
+   */
   async release(
     client: PoolClient,
     { scope, key, claimId }: Holder,
     ttlMs: number,
-    attention?: Attention,
+    { attention, withdrawn = [] }: { attention?: Attention | undefined; withdrawn?: readonly string[] } = {},
   ): Promise<void> {
-    const values = [scope, key, claimId, String(ttlMs), attention === undefined ? null : JSON.stringify(attention)];
+    const values = [
+      scope,
+      key,
+      claimId,
+      String(ttlMs),
+      attention === undefined ? null : JSON.stringify(attention),
+      JSON.stringify(withdrawn),
+    ];
     await this.run(client, [{ statement: this.statements.release, values }]);
+  }
+
+  /** Ends the attempt where no other may follow before an operator has spoken. */
+  async interrupt(client: PoolClient, { scope, key, claimId }: Holder): Promise<void> {
+    await this.run(client, [{ statement: this.statements.interrupt, values: [scope, key, claimId] }]);
   }
 
   /** Ends the attempt as if it had never been. */
@@ -262,7 +310,10 @@ export class LeaseStore {
          returning 1),
        freed as (
          update ${this.steps} s set position = $5::int4
-         from found where s.execution_id = found.execution_id and found.reason = 'steps-changed')
+         from found where s.execution_id = found.execution_id and found.reason = 'steps-changed'),
+       gone as (
+         delete from ${this.steps} s using found
+         where s.execution_id = found.execution_id and found.reason = 'effect-unknown' and s.outcome -> 'lost' is not null)
        select count(*)::int4 as count from released`,
       [scope, key, claimId, ttlMs, ANY_POSITION],
     );
@@ -353,7 +404,8 @@ function statementsOn(keys: string, steps: string) {
           select 1 from ${keys} taken
           where taken.scope = $1::text and taken.key = $2::text and taken.expires_at > at
             and (taken.response_status is not null or taken.lease_expires_at > at
-              or (taken.lease_expires_at is not null and not $10::bool)))
+              or (taken.lease_expires_at is not null and not $10::bool)
+              or taken.attention ->> 'reason' = 'effect-unknown'))
         on conflict (scope, key) do update set
           fingerprint = excluded.fingerprint, fingerprint_version = excluded.fingerprint_version,
           method = excluded.method, path = excluded.path, claim_id = excluded.claim_id,
@@ -365,6 +417,7 @@ function statementsOn(keys: string, steps: string) {
           expires_at = excluded.expires_at
         where k.expires_at <= excluded.created_at
           or (k.response_status is null
+            and (k.attention ->> 'reason') is distinct from 'effect-unknown'
             and k.fingerprint = excluded.fingerprint and k.fingerprint_version = excluded.fingerprint_version
             and (k.lease_expires_at is null or (k.lease_expires_at <= excluded.created_at and $10::bool)))`,
     },
@@ -384,6 +437,7 @@ function statementsOn(keys: string, steps: string) {
         from clock_timestamp() as at
         where ${HELD} and lease_expires_at is not null`, // one that was given back stays so
     },
+    renewal: { id: 'lease_renewal', text: `select set_config('lock_timeout', $1::text, true), ${DURABLE_COMMIT}` },
     durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}` },
     limits: { id: 'lease_limits', text: `select ${firstSettings('$1')}` },
     hold: { id: 'lease_hold', text: `select 1 from ${keys} where ${HELD} for share` },
@@ -401,7 +455,7 @@ function statementsOn(keys: string, steps: string) {
     record: {
       id: 'lease_record',
       text: `with recorded as (
-          update ${keys} set lease_expires_at = null, response_status = $4::int2, response_headers = $5::jsonb,
+          update ${keys} set lease_expires_at = null, attention = null, response_status = $4::int2, response_headers = $5::jsonb,
             response_body = $6::bytea, response_bytes = $7::int8,
             expires_at = clock_timestamp() + $8::float8 * interval '1 millisecond'
           where ${HELD}
@@ -409,11 +463,25 @@ function statementsOn(keys: string, steps: string) {
         gone as (delete from ${steps} s using recorded r where s.execution_id = r.execution_id)
         select count(*) from recorded`,
     },
+    attend: { id: 'lease_attend', text: `update ${keys} set attention = $4::jsonb where ${HELD}` },
     release: {
       id: 'lease_release',
-      text: `update ${keys} set lease_expires_at = null, attention = $5::jsonb,
-          expires_at = clock_timestamp() + $4::float8 * interval '1 millisecond'
-        where ${HELD}`,
+      text: `with released as (
+          update ${keys} set lease_expires_at = null, attention = $5::jsonb,
+            expires_at = clock_timestamp() + $4::float8 * interval '1 millisecond'
+          where ${HELD}
+          returning execution_id),
+        -- what came behind a failure that is withdrawn need not be come by again
+        freed as (
+          update ${steps} s set position = ${ANY_POSITION} from released r
+          where s.execution_id = r.execution_id and json_array_length($6::json) > 0
+            and s.name not in (select json_array_elements_text($6::json)))
+        delete from ${steps} s using released r
+        where s.execution_id = r.execution_id and s.name in (select json_array_elements_text($6::json))`,
+    },
+    interrupt: {
+      id: 'lease_interrupt',
+      text: `update ${keys} set lease_expires_at = clock_timestamp(), expires_at = 'infinity' where ${HELD}`,
     },
     withdraw: { id: 'lease_withdraw', text: `delete from ${keys} where ${HELD}` },
     unlock: UNLOCK,
@@ -437,6 +505,13 @@ function leaseValues(request: LeaseRequest): (string | Buffer)[] {
     String(request.ttlMs),
     String(request.resumes),
   ];
+}
+
+function renewalValues(
+  { scope, key, claimId }: Holder,
+  { leaseMs, ttlMs }: { leaseMs: number; ttlMs: number },
+): string[] {
+  return [scope, key, claimId, String(leaseMs), String(ttlMs)];
 }
 
 /** @param marker of the transaction that the step's writes are in, or null where it has none */
@@ -463,6 +538,13 @@ function recordValues({ request, response }: NewRecord): (string | Buffer | null
 /** A row of `progress`: an attempt without finished steps has one row, with nulls for the step. */
 function finishedStepOf([, name, position, outcome]: (string | null)[]): FinishedStep[] {
   return typeof name === 'string'
-    ? [{ name, position: Number(position), outcome: JSON.parse(outcome!) as StepOutcome }]
+    ? [
+        {
+          name,
+          position: Number(position),
+          outcome: JSON.parse(outcome!) as StepOutcome,
+          bytes: Buffer.byteLength(outcome!),
+        },
+      ]
     : [];
 }

@@ -1,5 +1,5 @@
 import type { Statement } from './statement-batch.js';
-import type { UnfinishedState } from './stored-key.js';
+import type { Attention, UnfinishedState } from './stored-key.js';
 
 /** A header line as it is stored: `null` for one that was there before the handler ran and was taken away by it. */
 export type StoredHeader = [name: string, value: string | null];
@@ -21,6 +21,7 @@ export interface UnfinishedClaim {
   fingerprint: Buffer;
   fingerprintVersion: number;
   state: UnfinishedState;
+  attention: Attention | undefined;
 }
 
 /** What a key holds. */
@@ -62,7 +63,7 @@ export function lookUpStatement(table: string): Statement {
   return {
     id: 'look_up',
     text: `select claim_id, encode(fingerprint, 'hex'), fingerprint_version, response_status, response_headers,
-        encode(response_body, 'hex'), ${epochMs('created_at')}, ${UNFINISHED_STATE}
+        encode(response_body, 'hex'), ${epochMs('created_at')}, ${UNFINISHED_STATE}, attention
       from ${table}
       where scope = $1::text and key = $2::text and expires_at > clock_timestamp()`,
   };
@@ -74,7 +75,7 @@ export const DURABLE_COMMIT = `case when current_setting('synchronous_commit') =
 
 /** A row of {@link lookUpStatement}. */
 export function foundKeyOf(row: (string | null)[]): FoundKey {
-  const [claimId, fingerprint, fingerprintVersion, status, headers, body, createdAtMs, state] = row as [
+  const [claimId, fingerprint, fingerprintVersion, status, headers, body, createdAtMs, state, attention] = row as [
     string,
     string,
     string,
@@ -83,6 +84,7 @@ export function foundKeyOf(row: (string | null)[]): FoundKey {
     string | null,
     string,
     UnfinishedState | null,
+    string | null,
   ];
   const claim = {
     claimId,
@@ -90,7 +92,8 @@ export function foundKeyOf(row: (string | null)[]): FoundKey {
     fingerprintVersion: Number(fingerprintVersion),
   };
   if (state !== null) {
-    return { kind: 'unfinished', claim: { ...claim, state } };
+    const noted = attention === null ? undefined : (JSON.parse(attention) as Attention);
+    return { kind: 'unfinished', claim: { ...claim, state, attention: noted } };
   }
   const response = {
     ...claim,

@@ -18,7 +18,7 @@ export function exceptionOf(outcome: Exclude<Outcome, { kind: 'claimed' | 'compl
     case 'in flight':
       return new IdempotencyRequestInFlightException();
     case 'interrupted':
-      return new IdempotencyOutcomeUnknownException();
+      return new IdempotencyOutcomeUnknownException(outcome.steps);
   }
 }
 

@@ -132,7 +132,7 @@ describe('a claim', () => {
     const first = await claimed('k');
     await store.addStep(await session(), stepFor(first, 'a'));
     await store.release(await session(), first, TTL_MS);
-    const step = { name: 'a', position: 1, outcome: { returned: 1 } };
+    const step = { name: 'a', position: 1, outcome: { returned: 1 }, bytes: 14 };
     expect(await claim(requestFor('k'))).toEqual({ kind: 'claimed', attempt: 2, steps: [step] });
     await expireLease();
     expect(await claim(requestFor('k'))).toEqual({ kind: 'claimed', attempt: 3, steps: [step] });
@@ -199,7 +199,7 @@ describe('a holder that was replaced', () => {
   it('can neither renew nor record nor release nor withdraw', async () => {
     const before = await query('select * from idempotency_keys');
     const client = await session();
-    expect(await store.renew(client, former, LEASE_MS, TTL_MS)).toBe(false);
+    expect(await store.renew(client, former, LEASE_MS, TTL_MS, 1_000)).toBe(false);
     expect(await store.record(client, recordFor(former))).toBe(false);
     await store.release(client, former, TTL_MS);
     await store.withdraw(client, former);
@@ -286,7 +286,7 @@ describe('on the wire', () => {
       const holder = requestFor(key);
       expect(await proxy.count(() => store.claim(client, holder))).toBe(1);
       expect(await proxy.count(() => store.addStep(client, stepFor(holder, 'a')))).toBe(1);
-      expect(await proxy.count(() => store.renew(client, holder, LEASE_MS, TTL_MS))).toBe(1);
+      expect(await proxy.count(() => store.renew(client, holder, LEASE_MS, TTL_MS, 1_000))).toBe(1);
       expect(await proxy.count(() => store.begin(client, holder, undefined, 60_000))).toBe(1);
       expect(await proxy.count(() => store.commitStep(client, stepFor(holder, 'b', 2)))).toBe(1);
       expect(await proxy.count(() => store.record(client, recordFor(holder)))).toBe(1);
@@ -306,7 +306,7 @@ describe('an operator', () => {
 
     await expireLease();
     expect(await store.releaseAbandoned(queryable, newHolder(), TTL_MS)).toBe(true);
-    expect(await store.renew(await session(), first, LEASE_MS, TTL_MS)).toBe(false);
+    expect(await store.renew(await session(), first, LEASE_MS, TTL_MS, 1_000)).toBe(false);
     expect(await store.resolve(queryable, newHolder(), response, TTL_MS)).toBe(true);
     expect(await store.resolve(queryable, newHolder(), response, TTL_MS)).toBe(false);
     expect(await claim(requestFor('k'))).toMatchObject({ kind: 'completed', response: { body: response.body } });

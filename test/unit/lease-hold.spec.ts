@@ -1,17 +1,17 @@
 import { describe, expect, it } from '@jest/globals';
-import type { Connections } from '../../src/connections.js';
 import { IdempotencyStoreUnavailableException } from '../../src/index.js';
-import { LeaseHold } from '../../src/lease/lease-hold.js';
+import { LeaseHold, now } from '../../src/lease/lease-hold.js';
+import type { LeaseLine } from '../../src/lease/lease-line.js';
 import type { LeaseStore } from '../../src/persistence/lease-store.js';
 import { waitFor } from '../support/wait-for.js';
 
 describe('a lease whose renewals do not get through', () => {
   it('says so before a step, also when the handler was told to stop already', async () => {
     const broken = new Error('read ECONNRESET');
-    const connections = { run: () => Promise.reject(broken) } as unknown as Connections;
+    const line = { ask: () => Promise.reject(broken) } as unknown as LeaseLine;
     const holder = { scope: '', key: 'k', claimId: '' };
     const options = { leaseMs: 30, ttlMs: 1_000 };
-    const hold = new LeaseHold(holder, options, {} as LeaseStore, connections, performance.now());
+    const hold = new LeaseHold(holder, options, {} as LeaseStore, line, now());
     await waitFor(() => hold.signal.aborted, { what: 'the handler to be told' });
     const failure: unknown = await hold.ensure().catch((error: unknown) => error);
     await hold.stop();

@@ -64,8 +64,8 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: LEASE_STORE,
-        from: "$4::float8 * interval '1 millisecond'\n        where ${HELD}`,\n    },\n    withdraw",
-        to: `$4::float8 * interval '1 millisecond'\n        where ${UNFENCED}\`,\n    },\n    withdraw`,
+        from: "$4::float8 * interval '1 millisecond'\n          where ${HELD}\n          returning execution_id),\n        --",
+        to: `$4::float8 * interval '1 millisecond'\n          where ${UNFENCED}\n          returning execution_id),\n        --`,
       },
     ],
   },

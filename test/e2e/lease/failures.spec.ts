@@ -1,0 +1,112 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import type { IdempotencyContext } from '../../../src/index.js';
+import { ADAPTERS } from '../../support/test-app.js';
+import { createLeaseApp, jsonOf, type LeaseApp } from './lease-fixture.js';
+
+describe.each(ADAPTERS)('the failure of a step, on %s', (adapter) => {
+  let test: LeaseApp;
+
+  beforeAll(async () => {
+    test = await createLeaseApp({ run: {} }, { adapter });
+  });
+
+  afterEach(() => test.reset());
+
+  afterAll(() => test.close());
+
+  const failing = (name: string, error: Error) => () => {
+    test.call(name);
+    throw error;
+  };
+
+  /** Fails on the first attempt only. */
+  const book = (context: IdempotencyContext, value?: unknown) =>
+    context.step('book', () => {
+      test.call('book');
+      if (context.attempt === 1) throw new Error('no booking');
+      return value;
+    });
+
+  it('that the handler went on with is given again by later attempts', async () => {
+    const seen: Error[] = [];
+    test.script = async (context) => {
+      const error = Object.assign(new RangeError('declined'), { code: 'card_declined', raw: { secret: 1 } });
+      const charged = await context.step('charge at A', failing('A', error)).catch((caught: Error) => {
+        seen.push(caught);
+        return context.step('charge at B', () => test.call('B'));
+      });
+      return book(context, charged);
+    };
+    expect((await test.post('/run', 'k')).status).toBe(500);
+    expect((await test.steps()).map(({ name }) => name)).toEqual(['charge at A', 'charge at B']);
+    const second = await test.post('/run', 'k');
+    expect([second.status, second.body.toString()]).toEqual([201, 'B #2']);
+    expect(test.provider).toEqual(['A', 'B', 'book', 'book']);
+    // Its class is lost, and what is no plain value.
+    expect(seen.map(({ name, message, ...own }) => [name, message, own])).toEqual([
+      ['RangeError', 'declined', { code: 'card_declined', raw: { secret: 1 } }],
+      ['RangeError', 'declined', expect.not.objectContaining({ raw: expect.anything() })],
+    ]);
+    expect(seen[1]).toMatchObject({ code: 'card_declined' });
+  });
+
+  it('that was told by Promise.allSettled() is told again', async () => {
+    test.script = async (context) => {
+      const [mail] = await Promise.allSettled([
+        context.step('mail', failing('mail', new Error('no mail'))),
+        context.step('charge', () => test.call('charge')),
+      ]);
+      return { mail: await book(context, mail.status) };
+    };
+    expect((await test.post('/run', 'k')).status).toBe(500);
+    const second = await test.post('/run', 'k');
+    expect([second.status, jsonOf(second)]).toEqual([201, { mail: 'rejected' }]);
+    expect(test.provider).toEqual(['mail', 'charge', 'book', 'book']);
+  });
+
+  it.each([
+    ['itself', (error: unknown) => error],
+    ['as a cause', (cause: unknown) => new Error('payment failed', { cause })],
+    ['among others', (error: unknown) => new AggregateError([new Error('other'), error])],
+  ])('is withdrawn when the attempt ends with it %s, so that a retry tries again', async (_, wrap) => {
+    let failures = 1;
+    test.script = (context) =>
+      context
+        .step('charge', () => {
+          test.call('charge');
+          if (failures-- > 0) throw new Error('provider is down');
+          return 'charged';
+        })
+        .catch(async (error: unknown) => {
+          await context.step('tell', () => test.call('tell')); // before which the failure is written down
+          throw wrap(error);
+        });
+    expect((await test.post('/run', 'k')).status).toBe(500);
+    expect((await test.steps()).map(({ name }) => name)).toEqual(['tell']);
+    test.script = async (context) => {
+      const charged = await context.step('charge', () => test.call('charge'));
+      await context.step('tell', () => test.call('tell'));
+      return charged;
+    };
+    const second = await test.post('/run', 'k');
+    expect([second.status, second.body.toString()]).toEqual([201, 'charge #3']);
+    expect(test.provider).toEqual(['charge', 'tell', 'charge']);
+  });
+
+  it('of a transaction is remembered like any other', async () => {
+    test.script = async (context) => {
+      const written = await context
+        .transaction('write', async (manager) => {
+          test.call('write');
+          await manager.query('insert into no_such_table values (1)');
+        })
+        .catch((error: { code: string }) => error.code);
+      return book(context, written);
+    };
+    expect((await test.post('/run', 'k')).status).toBe(500);
+    const second = await test.post('/run', 'k');
+    expect([second.status, second.body.toString()]).toEqual([201, '42P01']);
+    expect(test.provider).toEqual(['write', 'book', 'book']);
+    expect(JSON.stringify(await test.steps())).not.toContain('no_such_table values');
+  });
+});
