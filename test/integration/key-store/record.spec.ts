@@ -53,6 +53,7 @@ describe('a record', () => {
       execution_id: null,
       attempt: null,
       lease_expires_at: null,
+      attention: null,
       fingerprint: Buffer.alloc(32, 7),
       fingerprint_version: 1,
       method: 'POST',
