@@ -1,5 +1,5 @@
 import { AsyncResource } from 'node:async_hooks';
-import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor } from '@nestjs/common';
+import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor, Optional } from '@nestjs/common';
 import { Observable, type Subscriber, type TeardownLogic } from 'rxjs';
 import type { IdempotentRequest } from './claim.service.js';
 import { failpoint } from './failpoint.js';
@@ -21,7 +21,8 @@ import { resolveScope } from './scope.js';
 /** The HTTP edge. `@Idempotent()` attaches it; there is no need to name it in `@UseInterceptors()`. */
 @Injectable()
 export class IdempotencyInterceptor implements NestInterceptor {
-  constructor(private readonly runtime: IdempotencyRuntime) {}
+  /** @param runtime absent where the module is not imported, in a unit test of a controller for instance */
+  constructor(@Optional() private readonly runtime?: IdempotencyRuntime) {}
 
   intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
     // What an outer interceptor has put into an AsyncLocalStorage for this call is for the handler to find.
@@ -34,7 +35,7 @@ export class IdempotencyInterceptor implements NestInterceptor {
     if (context.getType() !== 'http') {
       throw new Error(`@Idempotent() works on HTTP handlers, not in a context of type "${context.getType()}".`);
     }
-    const { routes, claims, keys, problemBaseUrl } = this.runtime;
+    const { routes, claims, keys, problemBaseUrl } = this.assertModule(context);
     const options = routes.ofContext(context);
     const exchange = HttpExchange.of(context);
     failpoint('request: accepted');
@@ -43,6 +44,17 @@ export class IdempotencyInterceptor implements NestInterceptor {
     const run = new RequestRun(exchange, { claims, keys, options, problemBaseUrl }, () => next.handle(), outer);
     void run.begin(() => this.describe(context, exchange, options));
     return () => run.unsubscribed();
+  }
+
+  /** @throws Error where the handler would run unprotected */
+  assertModule(context: ExecutionContext): IdempotencyRuntime {
+    if (this.runtime === undefined) {
+      const where = `${context.getClass().name}.${context.getHandler().name}`;
+      throw new Error(
+        `@Idempotent() of ${where}: IdempotencyModule is not there. Add IdempotencyModule.forRoot() to the imports of the root module.`,
+      );
+    }
+    return this.runtime;
   }
 
   /** What is asked for, and under which key; nothing for a request without a key where the route does not require one. */

@@ -1,4 +1,4 @@
-import { type DynamicModule, Module } from '@nestjs/common';
+import { type DynamicModule, Module, type NestModule } from '@nestjs/common';
 import { DiscoveryModule } from '@nestjs/core';
 import {
   type ASYNC_OPTIONS_TYPE,
@@ -15,7 +15,16 @@ import { RouteInspector } from './route-inspector.js';
   providers: [IdempotencyRuntime, RouteInspector, PurgeService, IdempotencyService],
   exports: [IdempotencyRuntime, IdempotencyService],
 })
-export class IdempotencyModule extends ConfigurableModuleClass {
+export class IdempotencyModule extends ConfigurableModuleClass implements NestModule {
+  constructor(private readonly routes: RouteInspector) {
+    super();
+  }
+
+  /** @internal What NestJS calls before it registers the routes. */
+  configure(): void {
+    this.routes.attach();
+  }
+
   /**
    * Keeps idempotency keys in the application's default TypeORM DataSource, or in the one that `dataSource` names.
    * Global: import it once, in the root module.

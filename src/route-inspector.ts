@@ -1,13 +1,24 @@
-import { Injectable, Logger, type OnModuleInit, RequestMethod, type Type } from '@nestjs/common';
-import { GUARDS_METADATA, INTERCEPTORS_METADATA, METHOD_METADATA, SSE_METADATA } from '@nestjs/common/constants.js';
+import { Injectable, Logger, type OnModuleInit, type Type } from '@nestjs/common';
+import { CONTROLLER_WATERMARK, GUARDS_METADATA, SSE_METADATA } from '@nestjs/common/constants.js';
 import { ApplicationConfig, DiscoveryService, MetadataScanner, Reflector } from '@nestjs/core';
-import { IdempotencyInterceptor } from './idempotency.interceptor.js';
 import { IdempotencyOptionError, validateRouteOptions } from './idempotency.options-validation.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
+import {
+  attachToHandlers,
+  type Handler,
+  hasOwnOptions,
+  isAttached,
+  isIdempotent,
+  isRoute,
+  madeOf,
+  methodsOf,
+} from './idempotent-handlers.js';
 import { IdempotentMetadata } from './idempotent.metadata.js';
+import { isSafe, methodOf } from './safe-methods.js';
 import { sharedScopeIsTold } from './scope.js';
 
-type Handler = (...args: unknown[]) => unknown;
+/** What `@MessagePattern()` and its kin of @nestjs/microservices leave on a handler, which is no dependency. */
+const MESSAGE_PATTERN_METADATA = 'microservices:pattern';
 
 /** Looks at every decorated handler at boot, so that a wrong option fails there and not at the first request. */
 @Injectable()
@@ -22,23 +33,30 @@ export class RouteInspector implements OnModuleInit {
     private readonly application: ApplicationConfig,
   ) {}
 
+  /** Before NestJS registers the routes: it reads then what is attached to them. */
+  attach(): void {
+    this.controllers().forEach((controller) => attachToHandlers(this.scanner, controller));
+  }
+
   onModuleInit(): void {
     const shared: string[] = [];
-    for (const { metatype } of this.discovery.getControllers()) {
-      if (typeof metatype !== 'function') {
-        continue;
-      }
-      const controller = metatype as Type;
+    for (const controller of this.controllers()) {
       validateRouteOptions(this.reflector.get(IdempotentMetadata, controller) ?? {}, controller.name);
-      for (const [name, handler] of this.idempotentHandlers(controller)) {
+      const methods = methodsOf(this.scanner, controller);
+      for (const [name, method] of methods) {
         const where = `${controller.name}.${name}`;
-        this.check(handler, where);
-        if (this.sharesScope(controller, handler)) {
-          sharedScopeIsTold(this.runtime.routes.of(controller, handler));
-          shared.push(where);
+        if (isIdempotent(controller, method)) {
+          this.check(method, where);
+          if (this.sharesScope(controller, method)) {
+            sharedScopeIsTold(this.runtime.routes.of(controller, method));
+            shared.push(where);
+          }
+        } else if (hasOwnOptions(method) && !isRoute(method) && !madeOf(name, methods).some(isAttached)) {
+          refuse(where, noHandler(method));
         }
       }
     }
+    this.checkProviders();
     if (shared.length > 0) {
       this.logger.warn(
         `No guard can tell who calls ${shared.join(', ')}: all callers share one scope of idempotency keys. ` +
@@ -47,33 +65,49 @@ export class RouteInspector implements OnModuleInit {
     }
   }
 
-  private idempotentHandlers(controller: Type): [string, Handler][] {
-    const prototype = controller.prototype as Record<string, Handler>;
-    return this.scanner
-      .getAllMethodNames(prototype)
-      .map((name): [string, Handler] => [name, prototype[name]!])
-      .filter(([, handler]) => {
-        const interceptors = (Reflect.getMetadata(INTERCEPTORS_METADATA, handler) ?? []) as unknown[];
-        return interceptors.includes(IdempotencyInterceptor);
-      });
+  private controllers(): Type[] {
+    return this.discovery
+      .getControllers()
+      .map(({ metatype }) => metatype)
+      .filter((metatype): metatype is Type => typeof metatype === 'function');
+  }
+
+  /** A decorated service would run unprotected, without a word. */
+  private checkProviders(): void {
+    for (const { metatype, isNotMetatype } of this.discovery.getProviders()) {
+      const isClass = typeof metatype === 'function' && !isNotMetatype && metatype.prototype !== undefined;
+      if (!isClass || Reflect.hasMetadata(CONTROLLER_WATERMARK, metatype)) {
+        continue;
+      }
+      const decorated = methodsOf(this.scanner, metatype as Type).find(([, method]) => hasOwnOptions(method));
+      if (decorated !== undefined) {
+        refuse(`${metatype.name}.${decorated[0]}`, noHandler(decorated[1]));
+      }
+    }
   }
 
   private check(handler: Handler, where: string): void {
     validateRouteOptions(this.reflector.get(IdempotentMetadata, handler) ?? {}, where);
     if (Reflect.hasMetadata(SSE_METADATA, handler)) {
-      throw new IdempotencyOptionError(
-        `@Idempotent() of ${where}: an @Sse() stream has no end that could be recorded. Remove @Idempotent().`,
+      refuse(where, 'an @Sse() stream has no end that could be recorded. Remove @Idempotent().');
+    }
+    if (Reflect.hasMetadata(MESSAGE_PATTERN_METADATA, handler)) {
+      refuse(where, 'it answers messages, too, which have no idempotency key. Give them a method of their own.');
+    }
+    const method = methodOf(handler);
+    if (isSafe(handler)) {
+      refuse(
+        where,
+        `${method} is idempotent by definition (RFC 9110, section 9.2.2), and a replay would only serve stale data. Remove @Idempotent().`,
       );
     }
-    const method = Reflect.getMetadata(METHOD_METADATA, handler) as RequestMethod | undefined;
-    if (method === RequestMethod.GET || method === RequestMethod.HEAD || method === RequestMethod.OPTIONS) {
-      throw new IdempotencyOptionError(
-        `@Idempotent() of ${where}: ${RequestMethod[method]} is idempotent by definition (RFC 9110, section 9.2.2), and a replay would only serve stale data. Remove @Idempotent().`,
-      );
+    if (method === 'ALL') {
+      refuse(where, '@All() answers GET, too, which must not be replayed. Name the methods instead, such as @Post().');
     }
-    if (method === RequestMethod.ALL) {
-      throw new IdempotencyOptionError(
-        `@Idempotent() of ${where}: @All() answers GET, too, which must not be replayed. Name the methods instead, such as @Post().`,
+    if (!isAttached(handler)) {
+      refuse(
+        where,
+        'another decorator has taken its interceptor away. Put @Idempotent() above the decorators that set all interceptors of a handler.',
       );
     }
   }
@@ -87,4 +121,14 @@ export class RouteInspector implements OnModuleInit {
     ];
     return guards.length === 0 && this.runtime.routes.of(controller, handler).scope === undefined;
   }
+}
+
+function noHandler(method: Handler): string {
+  return Reflect.hasMetadata(MESSAGE_PATTERN_METADATA, method)
+    ? 'it answers messages, which have no idempotency key. Remove @Idempotent().'
+    : 'it is no handler of a controller, so no request reaches it. Decorate the method that has @Post() or the like, or its class.';
+}
+
+function refuse(where: string, why: string): never {
+  throw new IdempotencyOptionError(`@Idempotent() of ${where}: ${why}`);
 }

@@ -1,5 +1,5 @@
 import { HttpException, Logger, StreamableFile } from '@nestjs/common';
-import { lastValueFrom, type Observable, type Subscriber, toArray } from 'rxjs';
+import { lastValueFrom, map, type Observable, type Subscriber, toArray } from 'rxjs';
 import type { Claim } from '../claim.js';
 import type { ClaimService, IdempotentRequest, Outcome, ReplayableResponse } from '../claim.service.js';
 import { errorWithoutValues } from '../error-without-values.js';
@@ -20,6 +20,7 @@ import { isRetryable, postgresErrorOf } from '../persistence/sqlstate.js';
 import type { StoredKeys } from '../stored-keys.js';
 import { delay, rerunPauseMs } from '../timing.js';
 import { contextOf } from './handler-context.js';
+import { refuseFunctions } from './returned-function.js';
 import { exceptionOf, valueLikeThatOf } from './outcome-answers.js';
 import { after, type Event, isEnd, type State } from './request-states.js';
 import { type HandlerEnd, verdictOn } from './verdict.js';
@@ -211,7 +212,7 @@ export class RequestRun implements ExchangeRun {
     failpoint('handler: starting');
     // Buffered until the last value is there: what is not delivered yet can be run again.
     claim
-      .run(() => lastValueFrom(this.handle().pipe(toArray())))
+      .run(() => lastValueFrom(this.handle().pipe(toArray(), map(refuseFunctions))))
       .then(
         (values) => this.returned(values),
         (error: unknown) => this.threw(error),
