@@ -18,6 +18,10 @@ export class IdempotencyClassInterceptor implements NestInterceptor {
     this.interceptor = new IdempotencyInterceptor(runtime);
   }
 
+  get hasModule(): boolean {
+    return this.interceptor.hasModule;
+  }
+
   intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
     if (context.getType() === 'http' && !isSafe(context.getHandler())) {
       this.interceptor.assertModule(context);

@@ -46,6 +46,10 @@ export class IdempotencyInterceptor implements NestInterceptor {
     return () => run.unsubscribed();
   }
 
+  get hasModule(): boolean {
+    return this.runtime !== undefined;
+  }
+
   /** @throws Error where the handler would run unprotected */
   assertModule(context: ExecutionContext): IdempotencyRuntime {
     if (this.runtime === undefined) {

@@ -1,6 +1,8 @@
 import { Injectable, Logger, type OnModuleInit, type Type } from '@nestjs/common';
 import { CONTROLLER_WATERMARK, GUARDS_METADATA, SSE_METADATA } from '@nestjs/common/constants.js';
 import { ApplicationConfig, DiscoveryService, MetadataScanner, Reflector } from '@nestjs/core';
+import { IdempotencyClassInterceptor } from './idempotency-class.interceptor.js';
+import { IdempotencyInterceptor } from './idempotency.interceptor.js';
 import { IdempotencyOptionError, validateRouteOptions } from './idempotency.options-validation.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
 import {
@@ -16,6 +18,8 @@ import {
 import { IdempotentMetadata } from './idempotent.metadata.js';
 import { isSafe, methodOf } from './safe-methods.js';
 import { sharedScopeIsTold } from './scope.js';
+
+type Host = ReturnType<DiscoveryService['getControllers']>[number]['host'];
 
 /** What `@MessagePattern()` and its kin of @nestjs/microservices leave on a handler, which is no dependency. */
 const MESSAGE_PATTERN_METADATA = 'microservices:pattern';
@@ -35,18 +39,19 @@ export class RouteInspector implements OnModuleInit {
 
   /** Before NestJS registers the routes: it reads then what is attached to them. */
   attach(): void {
-    this.controllers().forEach((controller) => attachToHandlers(this.scanner, controller));
+    this.controllers().forEach(({ controller }) => attachToHandlers(this.scanner, controller));
   }
 
   onModuleInit(): void {
     const shared: string[] = [];
-    for (const controller of this.controllers()) {
+    for (const { controller, host } of this.controllers()) {
       validateRouteOptions(this.reflector.get(IdempotentMetadata, controller) ?? {}, controller.name);
       const methods = methodsOf(this.scanner, controller);
       for (const [name, method] of methods) {
         const where = `${controller.name}.${name}`;
         if (isIdempotent(controller, method)) {
           this.check(method, where);
+          checkModule(host, where);
           if (this.sharesScope(controller, method)) {
             sharedScopeIsTold(this.runtime.routes.of(controller, method));
             shared.push(where);
@@ -65,11 +70,11 @@ export class RouteInspector implements OnModuleInit {
     }
   }
 
-  private controllers(): Type[] {
+  private controllers(): { controller: Type; host: Host }[] {
     return this.discovery
       .getControllers()
-      .map(({ metatype }) => metatype)
-      .filter((metatype): metatype is Type => typeof metatype === 'function');
+      .filter(({ metatype }) => typeof metatype === 'function')
+      .map(({ metatype, host }) => ({ controller: metatype as Type, host }));
   }
 
   /** A decorated service would run unprotected, without a word. */
@@ -120,6 +125,19 @@ export class RouteInspector implements OnModuleInit {
       ...((Reflect.getMetadata(GUARDS_METADATA, handler) ?? []) as unknown[]),
     ];
     return guards.length === 0 && this.runtime.routes.of(controller, handler).scope === undefined;
+  }
+}
+
+/** NestJS makes the interceptors in each module of a controller, with what that module can see. */
+function checkModule(host: Host, where: string): void {
+  const interceptors = [IdempotencyInterceptor, IdempotencyClassInterceptor].map(
+    (type) => host?.injectables.get(type)?.instance as { hasModule: boolean } | undefined,
+  );
+  if (host !== undefined && interceptors.some((interceptor) => interceptor?.hasModule === false)) {
+    refuse(
+      where,
+      `${host.metatype.name} does not import IdempotencyModule, which is not global here. Import it there, or leave \`isGlobal: false\` out.`,
+    );
   }
 }
 
