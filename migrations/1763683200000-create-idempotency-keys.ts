@@ -1,12 +1,13 @@
 import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
 import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
+import { isOwnTable } from '../src/persistence/own-table.js';
 import { KEYS_TABLE, quoteIdentifier, tableName } from '../src/persistence/table-name.js';
 
 /**
  * Migrations are append-only: once released, a file is never edited, its schema changes come as a new one.
  *
  * Everything is created strictly, without `if not exists`: a table of this name that came from elsewhere must stop the
- * migration, not pass for ours.
+ * migration, not pass for ours. What is ours already is left as it is: the command line and a DataSource may both run them.
  */
 export class CreateIdempotencyKeys1763683200000 implements Migration {
   readonly name: string = 'CreateIdempotencyKeys1763683200000';
@@ -15,12 +16,14 @@ export class CreateIdempotencyKeys1763683200000 implements Migration {
   constructor(private readonly schema?: string) {}
 
   async up(runner: MigrationRunner): Promise<void> {
+    const table = this.table(runner);
+    if (await isOwnTable(runner, table)) {
+      return;
+    }
     // Asked first, because `create schema if not exists` demands the right to create schemas even when it is there.
     if (this.schema !== undefined && !(await runner.hasSchema(this.schema))) {
       await runner.query(`create schema if not exists ${quoteIdentifier(this.schema)}`);
     }
-
-    const table = this.table(runner);
 
     // The lengths keep an entry of the primary key below the 2,704 bytes that a b-tree page takes: 510 characters of
     // at most 4 bytes each. Collation "C" compares bytes, so that no upgrade of the system's locales can corrupt it.

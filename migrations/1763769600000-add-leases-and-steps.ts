@@ -1,5 +1,6 @@
 import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
 import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
+import { isOwnTable } from '../src/persistence/own-table.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from '../src/persistence/table-name.js';
 
 /** Lease mode: a row that stands while its request still runs, and the steps of its handler that have finished. */
@@ -11,6 +12,9 @@ export class AddLeasesAndSteps1763769600000 implements Migration {
   async up(runner: MigrationRunner): Promise<void> {
     const keys = this.table(runner, KEYS_TABLE);
     const steps = this.table(runner, STEPS_TABLE);
+    if (await isOwnTable(runner, steps)) {
+      return;
+    }
 
     // New columns without a default and dropped constraints change the catalogue alone: no row is rewritten.
     await runner.query(`

@@ -60,6 +60,10 @@ const ROUTE_CHECKS: Record<keyof IdempotentOptions, Check> = {
     accepts: (value) => typeof value === 'string' && HEADER_NAME.test(value),
     expected: "the name of a request header, such as 'Idempotency-Key'",
   },
+  replayedHeader: {
+    accepts: (value) => typeof value === 'string' && HEADER_NAME.test(value),
+    expected: "the name of a response header, such as 'Idempotency-Replayed'",
+  },
   key: aFunction('a function that takes the ExecutionContext and returns the key'),
   keyPattern: {
     // a sticky or global expression keeps state between two tests and would refuse every other key

@@ -1,5 +1,5 @@
 import type { ExecutionContext } from '@nestjs/common';
-import { DEFAULT_HEADER } from './idempotency.constants.js';
+import { DEFAULT_HEADER, REPLAYED_HEADER } from './idempotency.constants.js';
 
 export type IsolationLevel = 'READ UNCOMMITTED' | 'READ COMMITTED' | 'REPEATABLE READ' | 'SERIALIZABLE';
 
@@ -81,6 +81,9 @@ export interface IdempotentOptions {
 
   /** Name of the request header that carries the key. @default 'Idempotency-Key' */
   header?: string;
+
+  /** Name of the response header that marks a replay, `true`. @default 'Idempotency-Replayed' */
+  replayedHeader?: string;
 
   /** Takes the key from elsewhere, such as a webhook's event id; nothing or '' counts as a missing key. @default the header */
   key?: Resolver<string | null | undefined>;
@@ -179,6 +182,7 @@ export const DEFAULT_OPTIONS = {
   maxStepsBytes: 8 * 1024 * 1024, // read by a retry in some 16 ms
   onInterrupted: 'resume',
   header: DEFAULT_HEADER,
+  replayedHeader: REPLAYED_HEADER,
   required: true,
   ttlMs: 24 * 60 * 60 * 1000, // as long as Stripe keeps a key: a client that retries for a day is still answered
   inFlight: 'reject',
@@ -198,6 +202,7 @@ const DEFAULTED = [
   'maxStepsBytes',
   'onInterrupted',
   'header',
+  'replayedHeader',
   'required',
   'ttlMs',
   'inFlight',

@@ -4,6 +4,12 @@ import { pathToFileURL } from 'node:url';
 import type { DataSource } from 'typeorm';
 import { UsageError } from './usage-error.js';
 
+/** By what they are installed as. tsx leaves decorator metadata out, so entities must name the types of their columns. */
+const LOADERS = ['tsx', '@swc-node/register/esm-register', 'ts-node/esm']
+  .map((loader) => `NODE_OPTIONS='--import ${loader}'`)
+  .join(', or ')
+  .replace('--import ts-node/esm', '--loader ts-node/esm');
+
 /** Imports the user's module and finds the one DataSource in it, exported as default or by any name. */
 export async function loadDataSource(file: string): Promise<DataSource> {
   const path = resolve(file);
@@ -27,8 +33,7 @@ async function importModule(path: string): Promise<Record<string, unknown>> {
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ERR_UNKNOWN_FILE_EXTENSION') {
       throw new UsageError(
-        `--data-source: this Node.js cannot load ${path}. Name the compiled .js file, or preload a TypeScript loader:` +
-          ` NODE_OPTIONS='--import @swc-node/register/esm-register'.`,
+        `--data-source: this Node.js cannot load ${path}. Name the compiled .js file, or preload a TypeScript loader that is installed here: ${LOADERS}.`,
         { cause: error },
       );
     }

@@ -11,12 +11,17 @@ export class StatementRecorder implements MigrationRunner {
     return this.runner.dataSource;
   }
 
-  async query(sql: string, parameters: unknown[] = []): Promise<void> {
+  /** A question is asked: what is there decides what would be done. */
+  async query(sql: string, parameters: unknown[] = []): Promise<unknown> {
+    if (/^\s*select\b/i.test(sql)) {
+      return this.runner.query(sql, parameters);
+    }
     // What is quoted stays as it is: it may hold a dollar sign of its own.
     const statement = sql.replaceAll(/"[^"]*"|'[^']*'|\$(\d+)/g, (match, n?: string) =>
       n === undefined ? match : quoteLiteral(String(parameters[Number(n) - 1])),
     );
     this.statements.push(statement.trim());
+    return undefined;
   }
 
   /** A question, not a statement: only the database can answer it. */

@@ -276,9 +276,9 @@ export class RequestRun implements ExchangeRun {
     this.on('found recorded');
     failpoint('replay: sending');
     if (isFirst) {
-      this.exchange.replay(response);
+      this.exchange.replay(response, this.around.options.replayedHeader);
     } else {
-      this.exchange.replaceByReplay(response);
+      this.exchange.replaceByReplay(response, this.around.options.replayedHeader);
     }
     failpoint('replay: sent');
     // The outer interceptors still get a value, so that they complete as usual; what comes of it is not sent.
@@ -390,7 +390,7 @@ export class RequestRun implements ExchangeRun {
       await this.answerRecorded();
     } else if (outcome.kind === 'completed') {
       this.on('found recorded');
-      this.exchange.replaceByReplay(outcome.response); // the key was lost to another request, whose outcome is the answer
+      this.exchange.replaceByReplay(outcome.response, options.replayedHeader); // the key was lost to another request, whose outcome is the answer
     } else if (outcome.kind !== 'claimed') {
       this.replaceByProblem(exceptionOf(outcome));
     }

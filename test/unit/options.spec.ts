@@ -43,6 +43,11 @@ const ROUTE_OPTIONS: Record<string, Expectation> = {
     refuses: ['', 'Idempotency Key', 'Key:', 'Schlüssel', 'a\r\nb', 7, null, ['Idempotency-Key']],
     remedy: "the name of a request header, such as 'Idempotency-Key'",
   },
+  replayedHeader: {
+    accepts: ['Idempotent-Replayed', 'x-replayed'],
+    refuses: ['', 'Idempotent Replayed', 'Idempotent-Replayed:', true, null],
+    remedy: "the name of a response header, such as 'Idempotency-Replayed'",
+  },
   key: { ...aFunction, remedy: 'a function that takes the ExecutionContext and returns the key' },
   keyPattern: {
     accepts: [/^[0-9a-f-]{36}$/, /x/i, /x/u],

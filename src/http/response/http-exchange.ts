@@ -1,6 +1,5 @@
 import type { ExecutionContext } from '@nestjs/common';
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
-import { REPLAYED_HEADER } from '../../idempotency.constants.js';
 import type { IdempotencyException } from '../../idempotency.exceptions.js';
 import type { ReplayHeaders } from '../../idempotency.options.js';
 import {
@@ -209,16 +208,16 @@ export class HttpExchange {
   }
 
   /** Throws away what was held and sends the recorded response of another request. */
-  replaceByReplay(recorded: Recorded): void {
-    this.orDestroy(() => this.hold.replace(() => this.send(recorded, this.baseline)));
+  replaceByReplay(recorded: Recorded, replayedHeader: string): void {
+    this.orDestroy(() => this.hold.replace(() => this.send(recorded, replayedHeader, this.baseline)));
   }
 
   /** Sends a recorded response to this request, whose handler did not run. What is written afterwards goes nowhere. */
-  replay(recorded: Recorded): void {
+  replay(recorded: Recorded, replayedHeader: string): void {
     if (this.supersede()) {
       this.hold.discard();
       // With a reply of Fastify's, what it had before goes out, too.
-      this.send(recorded, this.frameworkResponse.raw === undefined ? undefined : this.currentHeaders());
+      this.send(recorded, replayedHeader, this.frameworkResponse.raw === undefined ? undefined : this.currentHeaders());
       ignoreWrites(this.response);
     }
   }
@@ -288,7 +287,7 @@ export class HttpExchange {
     this.answering = undefined;
   }
 
-  private send(recorded: Recorded, baseline: HeaderBaseline | undefined): void {
+  private send(recorded: Recorded, replayedHeader: string, baseline: HeaderBaseline | undefined): void {
     const { response } = this;
     const { headers, body } = acceptableTo(this.request.headers, recorded);
     this.withdrawProblem();
@@ -296,7 +295,7 @@ export class HttpExchange {
       resetHeaders(response, baseline);
     }
     applyHeaders(response, headers);
-    response.setHeader(REPLAYED_HEADER, 'true');
+    response.setHeader(replayedHeader, 'true');
     response.statusCode = recorded.status;
     endWith(response, body);
   }

@@ -1,0 +1,13 @@
+import type { MigrationRunner } from './migration-runner.js';
+
+/**
+ * Whether a table of this library is there already: one that the command line made, or the application's DataSource. Its
+ * comment tells, so that a table of the same name that came from elsewhere does not pass for it.
+ */
+export async function isOwnTable(runner: MigrationRunner, table: string): Promise<boolean> {
+  const rows = (await runner.query(
+    `select obj_description(to_regclass($1::text), 'pg_class') like '%nestjs-idempotency%' as own`,
+    [table],
+  )) as { own: boolean | null }[];
+  return rows[0]?.own === true;
+}
