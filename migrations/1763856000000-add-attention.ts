@@ -1,5 +1,6 @@
 import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
 import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
+import { hasColumn } from '../src/persistence/own-table.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from '../src/persistence/table-name.js';
 
 /** Lease mode: what an operator has to know of an operation that has not ended, and steps that ran side by side. */
@@ -10,6 +11,9 @@ export class AddAttention1763856000000 implements Migration {
 
   async up(runner: MigrationRunner): Promise<void> {
     const keys = this.table(runner, KEYS_TABLE);
+    if (await hasColumn(runner, keys, 'attention')) {
+      return;
+    }
     // A new column without a default changes the catalogue alone. No constraint ties it to the others: while a deploy is
     // under way, instances of the version before know nothing of it and must still be able to record.
     await runner.query(`alter table ${keys} add column attention jsonb`);

@@ -11,3 +11,12 @@ export async function isOwnTable(runner: MigrationRunner, table: string): Promis
   )) as { own: boolean | null }[];
   return rows[0]?.own === true;
 }
+
+/** Whether a column of a table of ours is there already. */
+export async function hasColumn(runner: MigrationRunner, table: string, column: string): Promise<boolean> {
+  const rows = (await runner.query(
+    'select 1 from pg_attribute where attrelid = to_regclass($1::text) and attname = $2::name and not attisdropped',
+    [table, column],
+  )) as unknown[];
+  return rows.length > 0;
+}
