@@ -8,7 +8,7 @@ export async function createEmptyDatabase(): Promise<TestDatabase> {
   if (!server) throw new Error('TEST_DATABASE_URL is not set. Run the tests with "npm test".');
 
   const name = `idempotency_empty_${randomUUID().replaceAll('-', '')}`;
-  await queryOn(server, `create database ${name} template template0`);
+  await queryOn(server, `create database ${name} template template0 ${process.env['TEST_DATABASE_STRATEGY'] ?? ''}`);
   return {
     name,
     url: databaseUrl(server, name),
