@@ -11,7 +11,7 @@ import {
   TRANSACTION_TIMEOUT_SLACK_MS,
 } from './idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from './idempotency.exceptions.js';
-import type { IsolationLevel, RouteOptions } from './idempotency.options.js';
+import type { RouteOptions } from './idempotency.options.js';
 import type { LeaseService } from './lease/lease.service.js';
 import { AmbientTransaction } from './persistence/ambient-transaction.js';
 import type { ClaimedRequest, ClaimRequest, ClaimResult, KeyStore, PeekResult } from './persistence/key-store.js';
@@ -19,6 +19,7 @@ import { OwnedTransaction } from './persistence/owned-transaction.js';
 import type { FoundKey, StoredHeader, UnfinishedClaim } from './persistence/shared-statements.js';
 import { RecentKeys, type Sighting } from './recent-keys.js';
 import { SharedQuestion, SharedQuestions } from './shared-question.js';
+import { settingsAtBegin } from './persistence/session-settings.js';
 import { delay, jittered, within } from './timing.js';
 import { TransactionClaim } from './transaction-claim.js';
 
@@ -228,7 +229,7 @@ export class ClaimService {
       case 'claimed': {
         const { ttlMs } = options;
         const claimed = { scope, key, fingerprint, fingerprintVersion, method, path, claimId, ttlMs };
-        return { kind: 'claimed', claim: this.claimBy(transaction, isolation, claimed, this.started(name)) };
+        return { kind: 'claimed', claim: this.claimBy(transaction, claimed, this.started(name)) };
       }
       case 'completed':
       case 'unfinished':
@@ -264,14 +265,13 @@ export class ClaimService {
     return { transaction: new OwnedTransaction(connection, this.store), result };
   }
 
-  private claimBy(
-    owned: OwnedTransaction,
-    isolation: IsolationLevel | undefined,
-    claimed: ClaimedRequest,
-    end: ClaimEnd,
-  ): Claim {
+  private claimBy(owned: OwnedTransaction, claimed: ClaimedRequest, end: ClaimEnd): Claim {
     const { transactions } = this.connections;
-    const transaction = new AmbientTransaction(transactions, owned, isolation ?? 'READ COMMITTED');
+    const transaction = new AmbientTransaction(
+      transactions,
+      owned,
+      settingsAtBegin(owned.connection.client, claimed.claimId).isolation,
+    );
     return new TransactionClaim(claimed, transaction, this.store, end);
   }
 

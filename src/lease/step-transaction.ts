@@ -6,6 +6,7 @@ import type { RouteOptions } from '../idempotency.options.js';
 import { AmbientTransaction } from '../persistence/ambient-transaction.js';
 import { FencedOffError, type LeaseStore, type NewStep } from '../persistence/lease-store.js';
 import { OwnedTransaction } from '../persistence/owned-transaction.js';
+import { settingsAtBegin } from '../persistence/session-settings.js';
 import { isDefiniteFailure } from '../persistence/sqlstate.js';
 import { type LeaseHold, now } from './lease-hold.js';
 import { outcomeAsJson } from './step-outcome.js';
@@ -65,7 +66,11 @@ export class StepTransaction {
       .ask((client) => store.begin(client, step, isolation, limitMs))
       .catch(cannotBegin);
     const transaction = new OwnedTransaction(connection, store);
-    return new AmbientTransaction(connections.transactions, transaction, isolation ?? 'READ COMMITTED');
+    return new AmbientTransaction(
+      connections.transactions,
+      transaction,
+      settingsAtBegin(connection.client, step.claimId).isolation,
+    );
   }
 
   /** Whoever waits for the key's row gets it with the COMMIT, and must not find a lease that has run out meanwhile. */

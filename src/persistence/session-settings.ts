@@ -1,4 +1,5 @@
 import type { PoolClient } from 'pg';
+import type { IsolationLevel } from '../idempotency.options.js';
 import { DURABLE_COMMIT } from './shared-statements.js';
 import type { BoundStatement } from './statement-batch.js';
 
@@ -18,6 +19,8 @@ const COMMIT_LEVELS = `array['off', 'local', 'remote_write', 'on', 'remote_apply
 export interface SessionSettings {
   marker: string;
   readOnly: boolean;
+  /** In force, be it the server's default or the role's. */
+  isolation: IsolationLevel;
   user: string;
   role: string;
   searchPath: string;
@@ -37,7 +40,7 @@ export interface SessionSettings {
 export function firstSettings(limit: string): string {
   const isStricter = `current_setting('statement_timeout')::interval
           between interval '1 millisecond' and ${limit}::text::float8 * interval '1 millisecond'`;
-  return `${TRANSACTION_MARKER}, current_setting('transaction_read_only'),
+  return `${TRANSACTION_MARKER}, current_setting('transaction_read_only'), current_setting('transaction_isolation'),
         session_user, current_setting('role'), current_setting('search_path'), current_setting('client_encoding'),
         ${DURABLE_COMMIT}, current_setting('lock_timeout'),
         case when ${isStricter} then current_setting('statement_timeout')
@@ -53,11 +56,22 @@ const begun = new WeakMap<PoolClient, { claimId: string; settings: SessionSettin
 
 /** Keeps the row of {@link firstSettings} for as long as this transaction of the connection lasts. */
 export function noteSettings(client: PoolClient, claimId: string, row: (string | null)[]): SessionSettings {
-  const [marker, readOnly, user, role, searchPath, clientEncoding, synchronousCommit, lockTimeout, statementTimeout] =
-    row as string[] as [string, string, string, string, string, string, string, string, string];
+  const [
+    marker,
+    readOnly,
+    isolation,
+    user,
+    role,
+    searchPath,
+    clientEncoding,
+    synchronousCommit,
+    lockTimeout,
+    statementTimeout,
+  ] = row as string[] as [string, string, string, string, string, string, string, string, string, string];
   const settings = {
     marker,
     readOnly: readOnly === 'on',
+    isolation: isolation.toUpperCase() as IsolationLevel,
     user,
     role,
     searchPath,
