@@ -111,7 +111,7 @@ export async function bootWith({ configure, ...metadata }: AppOptions): Promise<
   logs = [];
   const app = await NestFactory.create<INestApplication>(
     { module: AppModule, ...metadata },
-    { logger: collectingLogger(logs), abortOnError: false },
+    { logger: newLogger(), abortOnError: false },
   );
   undo.push(() => app.close());
   configure?.(app);
