@@ -35,8 +35,8 @@ export class TransactionClaim implements Claim {
   ) {}
 
   /** Runs the handler so that all it does with the DataSource joins the transaction. */
-  run<T>(work: () => T): T {
-    return this.transaction.run(work);
+  run<T>(work: () => Promise<T>): Promise<T> {
+    return this.transaction.carryOut(work);
   }
 
   /** True while code runs that the handler started. */
@@ -104,6 +104,7 @@ export class TransactionClaim implements Claim {
     switch (answer.kind) {
       case 'committed':
         failpoint('record: committed');
+        await transaction.announceCommit();
         return 'recorded';
       case 'unknown':
         return 'unanswered';

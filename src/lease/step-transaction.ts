@@ -104,7 +104,7 @@ async function perform<T>(
   work: (manager: EntityManager) => Promise<T>,
 ): Promise<string> {
   try {
-    const returned = await transaction.run(() => work(transaction.createManager()));
+    const returned = await transaction.carryOut(() => work(transaction.createManager()));
     const outcome = outcomeAsJson(name, { returned });
     failpoint('step: ran');
     return outcome;

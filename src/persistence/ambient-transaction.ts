@@ -1,20 +1,24 @@
 import type { PoolClient } from 'pg';
-import type { EntityManager, QueryRunner } from 'typeorm';
+import { type EntityManager, QueryFailedError, type QueryRunner } from 'typeorm';
 import { type AfterCommitCallback, runLogged } from '../after-commit.js';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { deferred } from '../deferred.js';
 import { TransactionOutcomeUnknownError, TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
 import { QUIET_MS } from '../idempotency.constants.js';
+import { within } from '../timing.js';
 import type { AmbientTransactions } from './ambient-transactions.js';
 import { type DatabaseConnection, queryBy } from './database-connection.js';
 import { lend, type LentClient } from './lent-client.js';
 import type { CommitAnswer, OwnedTransaction, TransactionState } from './owned-transaction.js';
-import { within } from '../timing.js';
+import type { Send } from './transaction-query-runner.js';
 import { Scope } from './transaction-scope.js';
 
 const CLIENT_TAKEN_BACK =
   'This pg client was that of an idempotent request which is over: its connection serves others now. Ask the pool or the DataSource for one of your own.';
+
+/** How long a transaction's end waits for subscribers that are told of it, and the response with it. */
+const SUBSCRIBER_PATIENCE_MS = 5_000;
 
 /** The transaction of one claimed request, or of one step, as what runs in it sees it. */
 export class AmbientTransaction {
@@ -24,25 +28,36 @@ export class AmbientTransaction {
   private isEnding = false;
   private lent: LentClient | undefined;
   private readonly left = deferred();
-  private readonly root: Scope;
+  /** @internal */
+  readonly root: Scope;
   private running: Promise<unknown> = Promise.resolve();
+  /** The statement that was handed in last, be it on behalf of one that is running. */
+  private latest: Promise<unknown> = Promise.resolve();
   private names = 0;
   private lazyReader: QueryRunner | undefined;
+  /** Something that it should have undone by itself could only be undone as a whole. */
+  cannotCommitBecause: Error | undefined;
+  /** Subscribers were told of its start, and are to be told of its end. */
+  private isAnnounced = false;
+  private isCommitting = false;
+  private isSending = false;
 
   constructor(
     readonly transactions: AmbientTransactions,
     private readonly owned: OwnedTransaction,
     readonly isolation: IsolationLevel,
   ) {
-    // repository.save() opens a transaction of its own unless there is one; a subscriber that begins one on this very
-    // runner, which queries are announced with, gets a savepoint.
-    Object.assign(owned.connection.runner, { isTransactionActive: true, transactionDepth: 1 });
     this.root = new Scope(this);
     void this.takeBackOnceOver();
   }
 
-  /** @internal pg's client, for as long as the transaction is open. */
-  lendClient(): PoolClient {
+  /** @internal Where TypeORM's own code asks to send a statement, that statement has its turn. */
+  get client(): PoolClient {
+    return this.isSending ? this.connection.client : this.lendClient();
+  }
+
+  /** pg's client, for as long as the transaction is open. */
+  private lendClient(): PoolClient {
     this.lent ??= lend(this.connection.client, () => {
       const { state } = this;
       return state === 'open' ? undefined : (refusalOf(state) ?? new Error(CLIENT_TAKEN_BACK));
@@ -75,7 +90,7 @@ export class AmbientTransaction {
 
   /** For what is read of the entities that were made in it; none where they are nobody's any more. */
   get reader(): QueryRunner | undefined {
-    return this.state === 'open' ? (this.lazyReader ??= this.root.createHandle('caller')) : undefined;
+    return this.state === 'open' ? (this.lazyReader ??= this.root.createRunner()) : undefined;
   }
 
   /** What waits for what, where a nested transaction and a statement outside of it most likely wait for each other. */
@@ -89,9 +104,32 @@ export class AmbientTransaction {
     return this.transactions.enter(this.root, work);
   }
 
+  /**
+   * The same for a handler or a step, with what TypeORM's subscribers are told of a transaction. Rejects, too, where one
+   * of them does, or where what was done must not be committed.
+   */
+  carryOut<T>(work: () => Promise<T>): Promise<T> {
+    return this.run(async () => {
+      this.isAnnounced = this.root.announces;
+      await (this.isAnnounced && this.announceStart());
+      const result = await work();
+      if (this.cannotCommitBecause !== undefined) {
+        throw this.cannotCommitBecause;
+      }
+      await (this.isAnnounced && this.root.announce('BeforeTransactionCommit'));
+      return result;
+    });
+  }
+
+  /** BEGIN was sent with the claim: whether there would be a transaction to tell of was not known before. */
+  private async announceStart(): Promise<void> {
+    await this.root.announce('BeforeTransactionStart');
+    await this.root.announce('AfterTransactionStart');
+  }
+
   /** A manager of this transaction. */
   createManager(): EntityManager {
-    return this.root.createHandle('transaction').manager;
+    return this.root.lead.manager;
   }
 
   /**
@@ -108,6 +146,7 @@ export class AmbientTransaction {
 
   /** Runs what was handed in, once it is known that the handler's writes were committed. Their errors are logged. */
   async runAfterCommit(): Promise<void> {
+    await this.announceCommit();
     await this.root.afterCommit.run();
   }
 
@@ -115,8 +154,45 @@ export class AmbientTransaction {
    * Lets the transaction end: behind all statements that were handed in before, and behind open nested transactions.
    * Statements handed in later run on ordinary connections once it has committed.
    */
-  commit(send: (client: PoolClient) => Promise<void>): Promise<CommitAnswer> {
-    return this.isUndone ? this.owned.commit(send) : this.owned.commit(send, (work) => this.root.lane.run(work));
+  async commit(send: (client: PoolClient) => Promise<void>): Promise<CommitAnswer> {
+    this.isCommitting = true;
+    const answer = await (this.isUndone
+      ? this.owned.commit(send)
+      : this.owned.commit(send, (work) => this.root.lane.run(work)));
+    if (answer.kind === 'refused') {
+      await this.announceRollback(() => Promise.resolve());
+    }
+    return answer;
+  }
+
+  /** Tells subscribers that it has committed, and with it what was nested in it. Their errors are logged. */
+  async announceCommit(): Promise<void> {
+    if (this.isAnnounced) {
+      this.isAnnounced = false;
+      const { transactions, root } = this;
+      const told = transactions.outside(async () => {
+        for (const { lead } of root.committing) {
+          await runLogged(() => lead.announce('AfterTransactionCommit'));
+        }
+      });
+      await within(SUBSCRIBER_PATIENCE_MS, told);
+    }
+  }
+
+  /** Tells subscribers that it is undone, before and after `undo` does so. Their errors are logged. */
+  private async announceRollback(undo: () => Promise<void>): Promise<void> {
+    if (!this.isAnnounced) {
+      return undo();
+    }
+    this.isAnnounced = false;
+    const { root } = this;
+    await within(
+      SUBSCRIBER_PATIENCE_MS,
+      runLogged(() => root.announce('BeforeTransactionRollback')),
+    );
+    await undo();
+    const told = this.transactions.outside(() => runLogged(() => root.announceRollback()));
+    await within(SUBSCRIBER_PATIENCE_MS, told);
   }
 
   /**
@@ -126,23 +202,32 @@ export class AmbientTransaction {
   async refuseFurtherWork(): Promise<void> {
     if (!this.isUndone) {
       await this.untilQuiet();
-      this.isUndone = true;
-      this.left.resolve();
-      this.root.afterCommit.drop();
+      await this.announceRollback(() => {
+        this.isUndone = true;
+        this.left.resolve();
+        this.root.afterCommit.drop();
+        return this.idle();
+      });
     }
     await this.idle();
   }
 
   /** Undoes everything and refuses further work, unless it has ended. */
   async rollBack(): Promise<void> {
+    const isCommitting = this.isCommitting;
     this.isEnding = true;
     await this.untilQuiet();
-    await this.owned.rollBack(() => this.idle());
+    const undo = (): Promise<void> => this.owned.rollBack(() => this.idle());
+    await (isCommitting ? undo() : this.announceRollback(undo));
   }
 
   /** The same at once, whatever the connection is busy with. False where it had ended already. */
   abort(cause: Error): boolean {
-    return this.owned.abort(cause);
+    const isAborted = this.owned.abort(cause);
+    if (isAborted && !this.isCommitting) {
+      void this.announceRollback(() => Promise.resolve());
+    }
+    return isAborted;
   }
 
   private async takeBackOnceOver(): Promise<void> {
@@ -171,10 +256,15 @@ export class AmbientTransaction {
     await this.running.catch(() => undefined);
   }
 
+  /** @internal */
+  get untilOver(): Promise<void> {
+    return this.left.promise;
+  }
+
   /** @internal Waits for the end of a nested transaction, or of the whole: then nobody keeps a turn. */
   async untilLeft(left: Promise<void>): Promise<void> {
     await Promise.race([left, this.left.promise]);
-    await this.idle();
+    await this.latest.catch(() => undefined);
   }
 
   /** @internal For a savepoint or a cursor. */
@@ -191,18 +281,49 @@ export class AmbientTransaction {
   }
 
   /** @internal The only place where a handler's statement reaches the connection; lanes see to one at a time. */
-  execute(sql: string, parameters?: unknown[], structured?: boolean): Promise<unknown> {
+  execute(sql: string, parameters?: unknown[], structured?: boolean, send?: Send): Promise<unknown> {
     const { state } = this;
     switch (state) {
       case 'committed':
         return this.executeOutside(sql, parameters, structured);
       case 'open': {
-        const result = queryBy(this.connection.runner, sql, parameters, structured);
-        this.running = result;
+        const result = send === undefined ? this.send(sql, parameters) : this.sendBy(send, sql, parameters, structured);
+        this.isRunning(result);
         return result;
       }
       default:
         return Promise.reject(refusalOf(state)!);
+    }
+  }
+
+  /** A statement may be announced to subscribers that send others before it is done. */
+  private isRunning(statement: Promise<unknown>): void {
+    this.latest = statement;
+    const before = this.running;
+    const isDone = (): Promise<unknown> => before;
+    this.running = statement.then(isDone, isDone);
+  }
+
+  /** TypeORM asks for the client before anything else. */
+  private sendBy(send: Send, ...statement: Parameters<Send>): Promise<unknown> {
+    this.isSending = true;
+    try {
+      return send(...statement);
+    } finally {
+      this.isSending = false;
+    }
+  }
+
+  /** A statement of the library's own, such as a savepoint: logged, but not announced, as it comes in others' turns. */
+  private async send(sql: string, parameters?: unknown[]): Promise<unknown> {
+    const { runner, client } = this.connection;
+    const { logger } = this.transactions.dataSource;
+    logger.logQuery(sql, parameters, runner);
+    try {
+      return (await client.query<object>(sql, parameters)).rows;
+    } catch (error) {
+      logger.logQueryError(error as Error, sql, parameters, runner);
+      throw new QueryFailedError(sql, parameters, error as Error);
     }
   }
 

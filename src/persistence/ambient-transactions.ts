@@ -1,27 +1,52 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Pool, PoolClient } from 'pg';
-import type { DataSource, EntityManager, QueryRunner, ReplicationMode } from 'typeorm';
+import type { DataSource, EntityManager } from 'typeorm';
 import type { IsolationLevel } from '../idempotency.options.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import { DatabaseConnection, type PostgresQueryRunner } from './database-connection.js';
 import { deferCaching } from './deferred-cache.js';
+import { type FlowState, runnerReplacements, scopeOfRunner } from './joined-runner.js';
 import { bindLazyRelations } from './lazy-relations.js';
-import { scopeOfRunner } from './transaction-query-runner.js';
-import type { Scope, TransactionArguments } from './transaction-scope.js';
+import { managerReplacements } from './nested-transaction.js';
+import { baseClassOf, replaceOnce } from './replacing.js';
+import type { Scope } from './transaction-scope.js';
 
-/** The DataSources that are transaction-aware: all managers share one `transaction()`. */
-const installed = new WeakMap<DataSource, AmbientTransactions>();
-const awareManagers = new WeakSet<object>();
+/** Where the code of an asynchronous flow is, for sure or by presumption; it may have stepped outside on purpose. */
+type Place = { readonly scope: Scope; readonly presumed: boolean } | 'outside';
 
-/** Where the code of an asynchronous flow is, for sure or by presumption. */
-interface Place {
-  readonly scope: Scope;
-  readonly presumed: boolean;
+/** What all applications on one DataSource share. */
+interface Shared {
+  readonly current: AsyncLocalStorage<Place | undefined>;
+  /** Waited for before the connections are closed. */
+  readonly untilIdle: Set<() => Promise<void>>;
 }
 
+const sharedBy = new WeakMap<DataSource, Shared>();
+
+/** All that are in use: each of few DataSources, for each of few applications. */
+const installed = new Set<AmbientTransactions>();
+
+function surroundings(driver: object): AmbientTransactions | undefined {
+  for (const transactions of installed) {
+    if (transactions.serve(driver)) {
+      return transactions;
+    }
+  }
+  return undefined;
+}
+
+const TRANSACTION_EVENTS = [
+  'beforeTransactionStart',
+  'afterTransactionStart',
+  'beforeTransactionCommit',
+  'afterTransactionCommit',
+  'beforeTransactionRollback',
+  'afterTransactionRollback',
+] as const;
+
 /** The pool of the primary, where TypeORM's driver keeps one. */
-function poolOf(dataSource: DataSource): Pool | undefined {
-  return (dataSource.driver as { master?: Pool }).master;
+function poolOf(driver: object): Pool | undefined {
+  return (driver as { master?: Pool }).master;
 }
 
 const guarded = new WeakSet<PoolClient>();
@@ -39,28 +64,50 @@ function keepProcessAlive(client: PoolClient): void {
 }
 
 /**
- * Makes a DataSource transaction-aware: within {@link AmbientTransaction.run} every repository, manager, query builder
- * and `DataSource.transaction()` of it uses the one transaction. All of TypeORM that was given no QueryRunner asks
- * `createQueryRunner()` for one; that and `EntityManager.transaction()` are all that is replaced.
+ * Makes a DataSource transaction-aware: within {@link AmbientTransaction.run} every repository, manager, query builder,
+ * runner and `DataSource.transaction()` of it uses the one transaction. What is replaced is in the classes of its driver
+ * and managers, for all DataSources together, and asks whose driver it is; the DataSource itself, which applications
+ * copy and wrap, stays as it is.
  */
-export class AmbientTransactions {
-  private readonly current = new AsyncLocalStorage<Place | undefined>();
-  private readonly createOrdinaryRunner: DataSource['createQueryRunner'];
+export class AmbientTransactions implements FlowState {
+  private readonly shared: Shared;
+  private readonly restore: (() => void)[];
+  private untilIdle: (() => Promise<void>) | undefined;
+  private guardedPool: Pool | undefined;
 
   constructor(readonly dataSource: DataSource) {
-    this.createOrdinaryRunner = dataSource.createQueryRunner.bind(dataSource);
-    dataSource.createQueryRunner = (mode) => this.createQueryRunner(mode);
-    poolOf(dataSource)?.on('acquire', keepProcessAlive);
-    installed.set(dataSource, this);
+    this.shared = sharedBy.get(dataSource) ?? { current: new AsyncLocalStorage(), untilIdle: new Set() };
+    sharedBy.set(dataSource, this.shared);
+    const runners = baseClassOf(dataSource.createQueryRunner(), 'query') as PostgresQueryRunner;
+    const managers = baseClassOf(dataSource.manager, 'transaction') as EntityManager;
+    this.restore = [
+      replaceOnce(runners, () => runnerReplacements(runners, surroundings)),
+      replaceOnce(managers, () => managerReplacements(managers, surroundings)),
+    ];
+    this.guardPool();
     bindLazyRelations(dataSource.relationLoader, () => this.transaction()?.reader);
     if (dataSource.queryResultCache !== undefined) {
       deferCaching(
         dataSource.queryResultCache,
-        (runner) => (runner && scopeOfRunner(runner)) ?? this.scope(),
+        (runner) => (runner && scopeOfRunner(runner, surroundings)) ?? this.scope(),
         (work) => this.outside(work),
       );
     }
-    nestTransactions(Object.getPrototypeOf(dataSource.manager) as EntityManager);
+    installed.add(this);
+  }
+
+  get hasSubscribers(): boolean {
+    return this.dataSource.subscribers.length > 0;
+  }
+
+  /** Whether a subscriber listens to statements. */
+  get announcesQueries(): boolean {
+    return this.dataSource.subscribers.some(({ beforeQuery, afterQuery }) => beforeQuery ?? afterQuery);
+  }
+
+  /** Whether a subscriber listens to transactions. */
+  get announcesTransactions(): boolean {
+    return this.dataSource.subscribers.some((subscriber) => TRANSACTION_EVENTS.some((event) => subscriber[event]));
   }
 
   /** The level TypeORM itself would begin a transaction with. */
@@ -70,42 +117,74 @@ export class AmbientTransactions {
   }
 
   get isPoolExhausted(): boolean {
-    const pool = poolOf(this.dataSource);
+    const pool = poolOf(this.dataSource.driver);
     return pool !== undefined && pool.idleCount === 0 && pool.totalCount >= pool.options.max;
   }
 
   /** Has the DataSource wait for `idle` before it closes its connections, whoever closes it. */
   closeAfter(idle: () => Promise<void>): void {
+    this.untilIdle = idle;
+    const { untilIdle } = this.shared;
+    untilIdle.add(idle);
+    if (untilIdle.size > 1) {
+      return; // it waits already
+    }
     const destroy = this.dataSource.destroy.bind(this.dataSource);
-    this.dataSource.destroy = async () => {
-      await idle();
+    const value = async (): Promise<void> => {
+      await Promise.all([...untilIdle].map((isIdle) => isIdle()));
       await destroy();
     };
+    // Not for those who copy a DataSource: what they make is not theirs to close.
+    Object.defineProperty(this.dataSource, 'destroy', { value, writable: true, configurable: true, enumerable: false });
   }
 
-  /** Gives the DataSource its own ways back. */
+  /** Gives TypeORM its own ways back, unless another application has still need of it. */
   uninstall(): void {
-    Reflect.deleteProperty(this.dataSource, 'createQueryRunner');
-    Reflect.deleteProperty(this.dataSource, 'destroy');
-    poolOf(this.dataSource)?.off('acquire', keepProcessAlive);
-    installed.delete(this.dataSource);
+    installed.delete(this);
+    this.restore.forEach((restore) => restore());
+    this.guardedPool?.off('acquire', keepProcessAlive);
+    const { untilIdle } = this.shared;
+    if (this.untilIdle !== undefined && untilIdle.delete(this.untilIdle) && untilIdle.size === 0) {
+      Reflect.deleteProperty(this.dataSource, 'destroy');
+    }
+  }
+
+  /** @internal Whether a driver is that of the DataSource, or one that shares its connections. */
+  serve(driver: object): boolean {
+    const own = this.dataSource.driver;
+    return driver === own || (poolOf(driver) !== undefined && poolOf(driver) === poolOf(own));
   }
 
   /** Takes a connection to the primary out of the pool. */
   async connect(): Promise<DatabaseConnection> {
-    const runner = this.createOrdinaryRunner('master') as PostgresQueryRunner;
-    const client = (await runner.connect()) as PoolClient;
+    this.guardPool();
+    const runner = this.outside(() => this.dataSource.createQueryRunner('master')) as PostgresQueryRunner;
+    const client = (await this.outside(() => runner.connect())) as PoolClient;
     return new DatabaseConnection(runner, client);
+  }
+
+  /** A DataSource that is initialised again has another pool. */
+  private guardPool(): void {
+    const pool = poolOf(this.dataSource.driver);
+    if (pool !== this.guardedPool) {
+      this.guardedPool = pool?.on('acquire', keepProcessAlive);
+    }
   }
 
   /** Runs `work` with ordinary connections, outside of any transaction of this library. */
   outside<T>(work: () => T): T {
-    return this.current.run(undefined, work);
+    return this.current.run('outside', work);
   }
 
   /** @internal */
   enter<T>(scope: Scope, work: () => T): T {
     return this.current.run({ scope, presumed: false }, work);
+  }
+
+  /** @internal Whether the running flow is in `scope`, and not only presumed to be. */
+  isSurelyIn(scope: Scope): boolean {
+    const place = this.current.getStore();
+    return place !== undefined && place !== 'outside' && !place.presumed && place.scope === scope;
   }
 
   /** @internal Puts the rest of the running flow into `scope`. */
@@ -123,7 +202,13 @@ export class AmbientTransactions {
 
   /** The transaction on whose behalf the running code works, whatever became of it. */
   transaction(): AmbientTransaction | undefined {
-    return this.current.getStore()?.scope.transaction;
+    const place = this.current.getStore();
+    return place === undefined || place === 'outside' ? undefined : place.scope.transaction;
+  }
+
+  /** Whether the running code has stepped outside on purpose. */
+  get isOutside(): boolean {
+    return this.current.getStore() === 'outside';
   }
 
   /** @internal The scope new work belongs to, or none where ordinary connections serve. */
@@ -141,29 +226,13 @@ export class AmbientTransactions {
 
   private place(): Scope | undefined {
     const place = this.current.getStore();
-    return place?.presumed ? place.scope.forPresumed() : place?.scope.live();
+    if (place === undefined || place === 'outside') {
+      return undefined;
+    }
+    return place.presumed ? place.scope.forPresumed() : place.scope.live();
   }
 
-  private createQueryRunner(mode?: ReplicationMode): QueryRunner {
-    // Inside a transaction a replica would not see its writes: reads go to the primary, too.
-    return this.scope()?.createHandle('caller') ?? this.createOrdinaryRunner(mode);
+  private get current(): Shared['current'] {
+    return this.shared.current;
   }
-}
-
-/**
- * Makes `EntityManager.transaction()` a savepoint of the scope it is called in. The class itself is changed: custom
- * repositories come with managers of their own, made before the library was there.
- */
-function nestTransactions(managers: EntityManager): void {
-  if (awareManagers.has(managers)) {
-    return;
-  }
-  awareManagers.add(managers);
-  const ordinary = managers.transaction as (...given: TransactionArguments) => Promise<unknown>;
-  async function transaction(this: EntityManager, ...given: TransactionArguments): Promise<unknown> {
-    const { queryRunner } = this;
-    const scope = queryRunner === undefined ? installed.get(this.dataSource)?.scope() : scopeOfRunner(queryRunner);
-    return scope === undefined ? ordinary.apply(this, given) : scope.nest(...given);
-  }
-  managers.transaction = transaction as EntityManager['transaction'];
 }

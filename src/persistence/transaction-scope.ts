@@ -1,19 +1,19 @@
 import { Readable } from 'node:stream';
-import type { EntityManager, QueryResult, QueryRunner } from 'typeorm';
+import type { QueryResult, QueryRunner } from 'typeorm';
 import { AfterCommit } from '../after-commit.js';
 import { deferred } from '../deferred.js';
 import { TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import { Lane } from './lane.js';
+import { handleOfJoined } from './joined-runner.js';
 import { fitsCursor, isRead } from './sql-statements.js';
 import { SQLSTATE, sqlStateOf } from './sqlstate.js';
-import { createTransactionRunner, type RunnerOwner } from './transaction-query-runner.js';
-import { type Execute, shown, WaitingStatement } from './waiting-statement.js';
+import type { RunnerHandle, Send } from './transaction-query-runner.js';
+import { type Execute, shown, type Statement, WaitingStatement } from './waiting-statement.js';
 
-type Work = (manager: EntityManager) => Promise<unknown>;
-/** Of `EntityManager.transaction()`. */
-export type TransactionArguments = [isolationOrWork: IsolationLevel | Work | undefined, work?: Work];
+/** What TypeORM's subscribers are told, as its broadcaster names it. */
+export type TransactionEvent = `${'Before' | 'After'}Transaction${'Start' | 'Commit' | 'Rollback'}`;
 
 const ISOLATION_RANK: Record<IsolationLevel, number> = {
   'READ UNCOMMITTED': 0,
@@ -60,13 +60,18 @@ export class Scope {
   private readonly waiting = new Set<WaitingStatement>();
   private watch: NodeJS.Timeout | undefined;
   private lastStatement: string | undefined;
+  private leader: RunnerHandle | undefined;
+  /** Nested transactions that were kept: what becomes of this one becomes of them. */
+  private readonly kept: Scope[] = [];
 
   constructor(
     readonly transaction: AmbientTransaction,
     private readonly parent?: Scope,
+    /** Without one it is only a turn, in which several things come together. */
+    private readonly hasSavepoint = parent !== undefined,
   ) {
-    this.state = parent === undefined ? 'open' : 'entering';
-    this.savepoint = parent === undefined ? '' : transaction.nextName();
+    this.state = hasSavepoint ? 'entering' : 'open';
+    this.savepoint = hasSavepoint ? transaction.nextName() : '';
   }
 
   /** This scope, or the nearest around it that has not ended. */
@@ -92,30 +97,33 @@ export class Scope {
   }
 
   /** @param isAlone nothing but its caller's code hangs on it: it is not the first half of a write by TypeORM */
-  query(sql: string, parameters?: unknown[], structured?: boolean, isAlone = false): Promise<unknown> {
-    const execute: Execute = (...statement) => {
+  query(statement: Statement, isAlone = false): Promise<unknown> {
+    const { transaction } = this;
+    const { transactions } = transaction;
+    const [sql, , , send] = statement;
+    const execute: Execute = (...given) => {
       this.lastStatement = sql;
-      return this.transaction.execute(...statement).catch(tellRemedy);
+      return transaction.execute(...given).catch(tellRemedy);
     };
-    const { transactions } = this.transaction;
-    const statement = new WaitingStatement(sql, parameters, structured, isAlone);
-    if (transactions.transaction() !== this.transaction && isRead(sql)) {
+    const waiting = new WaitingStatement(statement, isAlone);
+    if (transactions.transaction() !== transaction && isRead(sql)) {
       // An interceptor or serializer that awaits a lazy relation: if it fails, the handler's work is not undone for it.
-      const { transaction } = this;
       return this.inTurn(() =>
-        transaction.state === 'open'
-          ? statement.readApart(execute, transaction.nextName())
-          : execute(sql, parameters, structured),
+        transaction.state === 'open' ? waiting.readApart(execute, transaction.nextName()) : execute(...statement),
       );
     }
-    if (this.lane.isIdle) {
-      return this.inTurn(() => execute(sql, parameters, structured));
+    if (send !== undefined && transactions.announcesQueries) {
+      // Subscribers that are told of it may use the DataSource themselves, before it is sent and before it is done.
+      return this.together(() => execute(...statement));
     }
-    this.waiting.add(statement);
+    if (this.lane.isIdle) {
+      return this.inTurn(() => execute(...statement));
+    }
+    this.waiting.add(waiting);
     this.watchForStall();
-    return statement.answerInTurn((work) =>
+    return waiting.answerInTurn((work) =>
       this.inTurn(() => {
-        this.waiting.delete(statement);
+        this.waiting.delete(waiting);
         return work(execute);
       }),
     );
@@ -143,41 +151,15 @@ export class Scope {
    * Reads by a cursor in SQL. Unlike one of the protocol, which is what pg-query-stream uses, it leaves the connection
    * to other statements between two reads: a loop over the rows may write.
    */
-  async stream(sql: string, parameters?: unknown[]): Promise<Readable> {
+  async stream(sql: string, parameters: unknown[] | undefined, send: Send): Promise<Readable> {
     if (!fitsCursor(sql)) {
-      const { records } = (await this.query(sql, parameters, true)) as QueryResult<unknown>;
+      const { records } = (await this.query([sql, parameters, true, send])) as QueryResult<unknown>;
       return Readable.from(records);
     }
     const cursor = this.transaction.nextName();
-    await this.query(`declare ${cursor} no scroll cursor for ${sql}`, parameters);
+    await this.query([`declare ${cursor} no scroll cursor for ${sql}`, parameters]);
     this.transaction.openCursors++;
     return Readable.from(this.rowsOf(cursor)).once('close', () => this.transaction.openCursors--);
-  }
-
-  /** `DataSource.transaction()`: a savepoint that is released when `work` succeeds and rolled back to when it fails. */
-  async nest(...given: TransactionArguments): Promise<unknown> {
-    const { transactions } = this.transaction;
-    const [isolation, work] = typeof given[0] === 'function' ? [undefined, given[0]] : [given[0], given[1]!];
-    const nested = this.begin(isolation);
-    try {
-      await nested.entered;
-    } catch (error) {
-      if (this.transaction.state === 'committed') {
-        return transactions.dataSource.manager.transaction(...(given as [Work])); // it came while COMMIT was under way
-      }
-      throw error;
-    }
-    try {
-      const { manager } = nested.createHandle('transaction');
-      const result = await transactions.enter(nested, () => work(manager));
-      await nested.release();
-      return result;
-    } catch (error) {
-      // The handler's own error is what it must see, also where the rollback fails for want of a connection. What the
-      // callback has left running must not write into the scope around.
-      await nested.rollBack('refusing').catch(() => undefined);
-      throw error;
-    }
   }
 
   /** Starts a nested scope; its statements wait until it has had its turn and its savepoint is set. */
@@ -200,6 +182,9 @@ export class Scope {
       this.live(); // refuses where the scope around was rolled back meanwhile
       await this.transaction.execute(`release savepoint ${this.savepoint}`);
       this.afterCommit.moveTo(this.parent!.afterCommit);
+      if (this.announces) {
+        this.parent!.kept.push(...this.committing);
+      }
       this.close('released');
     });
   }
@@ -224,14 +209,76 @@ export class Scope {
   recogniseFlow(): void {
     const { transactions } = this.transaction;
     const isFurtherIn = transactions.innermost(this) !== this;
-    if (this.state === 'open' && !isFurtherIn) {
+    if (this.state === 'open' && !isFurtherIn && !transactions.isSurelyIn(this)) {
       this.isFlowKnown = true;
       transactions.goInto(this);
     }
   }
 
-  createHandle(owner: RunnerOwner): QueryRunner {
-    return createTransactionRunner(this, owner);
+  /** Runs `work`, and all that comes of it, in one turn of this scope. */
+  together<T>(work: () => Promise<T>): Promise<T> {
+    const { transaction } = this;
+    return this.inTurn(async (turn) => {
+      if (transaction.state !== 'open') {
+        return work();
+      }
+      const whole = new Scope(transaction, turn, false);
+      try {
+        return await transaction.transactions.enter(whole, work);
+      } finally {
+        await Promise.race([whole.lane.run(() => Promise.resolve()), transaction.untilOver]);
+        whole.afterCommit.moveTo(turn.afterCommit);
+        turn.kept.push(...whole.kept);
+        whole.close('released');
+      }
+    });
+  }
+
+  get announces(): boolean {
+    return this.transaction.transactions.announcesTransactions;
+  }
+
+  /** Tells TypeORM's subscribers, from within the transaction. */
+  async announce(event: TransactionEvent): Promise<void> {
+    if (this.announces) {
+      await this.transaction.transactions.enter(this, () => this.lead.announce(event));
+    }
+  }
+
+  /** Tells them that it is undone, and with it those inside of it that were kept. */
+  async announceRollback(): Promise<void> {
+    for (const scope of this.kept) {
+      await scope.lead.announce('BeforeTransactionRollback');
+      await scope.lead.announce('AfterTransactionRollback');
+    }
+    await this.lead.announce('AfterTransactionRollback');
+  }
+
+  /** All that commits with it, itself last. */
+  get committing(): readonly Scope[] {
+    return [...this.kept, this];
+  }
+
+  /** The runner that stands for this scope: its manager is that of the transaction. */
+  get lead(): RunnerHandle {
+    return (this.leader ??= this.parent !== undefined && !this.hasSavepoint ? this.parent.lead : this.createLead());
+  }
+
+  /** @internal The runner that has begun it. */
+  isLedBy(runner: RunnerHandle): void {
+    this.leader = runner;
+  }
+
+  /** One of nobody's in particular. */
+  createRunner(): QueryRunner {
+    const { transactions } = this.transaction;
+    return transactions.enter(this, () => transactions.dataSource.createQueryRunner());
+  }
+
+  private createLead(): RunnerHandle {
+    const lead = handleOfJoined(this.createRunner());
+    lead.owner = 'transaction';
+    return lead;
   }
 
   /** Runs `work` when it is this scope's turn, or, where it has ended by then, that of the scope around. */

@@ -1,9 +1,13 @@
 import { deferred } from '../deferred.js';
 import { isRead } from './sql-statements.js';
 import { sqlStateOf, SQLSTATE } from './sqlstate.js';
+import type { Send } from './transaction-query-runner.js';
+
+/** With a QueryRunner's own way to send it; without one it is the library's. */
+export type Statement = [sql: string, parameters?: unknown[], structured?: boolean, send?: Send];
 
 /** Runs a statement on the transaction's connection. */
-export type Execute = (sql: string, parameters?: unknown[], structured?: boolean) => Promise<unknown>;
+export type Execute = (...statement: Statement) => Promise<unknown>;
 
 /** As much of a statement as a log needs. */
 const SHOWN_LENGTH = 100;
@@ -16,9 +20,7 @@ export class WaitingStatement {
 
   /** @param isAlone nothing but its caller's code hangs on it: it is not the first half of a write by TypeORM */
   constructor(
-    private readonly sql: string,
-    private readonly parameters: unknown[] | undefined,
-    private readonly structured: boolean | undefined,
+    private readonly statement: Statement,
     private readonly isAlone: boolean,
   ) {}
 
@@ -31,7 +33,7 @@ export class WaitingStatement {
 
   /** Whether it may be tried inside of the nested transaction. */
   get mayRead(): boolean {
-    return this.isAlone && !this.isTried && isRead(this.sql);
+    return this.isAlone && !this.isTried && isRead(this.statement[0]);
   }
 
   /**
@@ -64,11 +66,11 @@ export class WaitingStatement {
 
   /** For a log: parameters may be secret. */
   toString(): string {
-    return shown(this.sql);
+    return shown(this.statement[0]);
   }
 
   private run(execute: Execute): Promise<unknown> {
-    return execute(this.sql, this.parameters, this.structured);
+    return execute(...this.statement);
   }
 }
 

@@ -212,8 +212,8 @@ export const MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: AMBIENT,
-        from: 'dataSource.createQueryRunner = (mode) => this.createQueryRunner(mode);',
-        to: 'dataSource.createQueryRunner = this.createOrdinaryRunner;',
+        from: 'if (transactions.serve(driver)) {',
+        to: 'if (false as boolean) {',
       },
     ],
   },

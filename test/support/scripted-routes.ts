@@ -26,6 +26,13 @@ export class ScriptedController {
     return scripts.get(name)!(this.dataSource, manager);
   }
 
+  /** The same, and its errors are recorded without its writes. */
+  @Post('storing/:script')
+  @Idempotent({ timeoutMs: 5_000, storeErrors: () => true })
+  storing(@Param('script') name: string, @IdempotencyContext() { manager }: IdempotencyContext): unknown {
+    return scripts.get(name)!(this.dataSource, manager);
+  }
+
   /** The same in a step of lease mode. */
   @Post('step/:script')
   @Idempotent({ mode: 'lease', timeoutMs: 5_000 })

@@ -168,7 +168,7 @@ async function fastifyAdapter(): Promise<FastifyAdapter> {
   return adapter;
 }
 
-function collectingLogger(logs: string[]): LoggerService {
+export function collectingLogger(logs: string[]): LoggerService {
   const collect = (...parts: unknown[]): void => {
     if (parts.at(-1) === 'DataSourceNameRegistry') {
       return; // it takes the second application of a process for a second DataSource of the first

@@ -1,0 +1,82 @@
+import {
+  type EntityManager,
+  type EntitySubscriberInterface,
+  EventSubscriber,
+  type InsertEvent,
+  type QueryRunner,
+  type TransactionCommitEvent,
+  type TransactionRollbackEvent,
+  type TransactionStartEvent,
+} from 'typeorm';
+import { Effect } from '../../support/effect.entity.js';
+
+/** What the collector was told of, and does besides. Set anew for each test. */
+export const collected = {
+  /** Transaction events with the number of their runner, in the order in which runners were seen. */
+  told: [] as string[],
+  /** Labels that were published after COMMIT. */
+  published: [] as string[],
+  /** What `save(…, { data })` had for each insert. */
+  data: [] as unknown[],
+  beforeCommit: undefined as ((manager: EntityManager) => unknown) | undefined,
+  afterCommit: undefined as ((manager: EntityManager) => unknown) | undefined,
+  aroundQuery: undefined as ((query: string, manager: EntityManager) => unknown) | undefined,
+};
+
+/** An outbox in memory: collects by the runner of a transaction, and publishes when that has committed. */
+@EventSubscriber()
+export class Collector implements EntitySubscriberInterface<Effect> {
+  private readonly inserted = new Map<QueryRunner, string[]>();
+  private readonly runners: QueryRunner[] = [];
+
+  listenTo() {
+    return Effect;
+  }
+
+  afterInsert({ entity, queryRunner }: InsertEvent<Effect>): void {
+    this.inserted.set(queryRunner, [...(this.inserted.get(queryRunner) ?? []), entity.label]);
+    collected.data.push(queryRunner.data);
+  }
+
+  beforeTransactionStart(event: TransactionStartEvent): void {
+    this.tell('before start', event);
+  }
+
+  afterTransactionStart(event: TransactionStartEvent): void {
+    this.tell('after start', event);
+  }
+
+  async beforeTransactionCommit(event: TransactionCommitEvent): Promise<void> {
+    this.tell('before commit', event);
+    await collected.beforeCommit?.(event.manager);
+  }
+
+  async afterTransactionCommit(event: TransactionCommitEvent): Promise<void> {
+    this.tell('after commit', event);
+    collected.published.push(...(this.inserted.get(event.queryRunner) ?? []));
+    this.inserted.delete(event.queryRunner);
+    await collected.afterCommit?.(event.manager);
+  }
+
+  beforeTransactionRollback(event: TransactionRollbackEvent): void {
+    this.tell('before rollback', event);
+  }
+
+  afterTransactionRollback(event: TransactionRollbackEvent): void {
+    this.tell('after rollback', event);
+    this.inserted.delete(event.queryRunner);
+  }
+
+  async beforeQuery({ query, manager }: { query: string; manager: EntityManager }): Promise<void> {
+    await collected.aroundQuery?.(query, manager);
+  }
+
+  async afterQuery({ query, manager }: { query: string; manager: EntityManager }): Promise<void> {
+    await collected.aroundQuery?.(query, manager);
+  }
+
+  private tell(what: string, { queryRunner }: { queryRunner: QueryRunner }): void {
+    if (!this.runners.includes(queryRunner)) this.runners.push(queryRunner);
+    collected.told.push(`${what} ${this.runners.indexOf(queryRunner) + 1}`);
+  }
+}
