@@ -12,7 +12,7 @@ import {
   type HeaderLine,
   resetHeaders,
 } from '../recorded-response.js';
-import { ignoreWrites } from './ignored-writes.js';
+import { ignoreViews, ignoreWrites } from './ignored-writes.js';
 import { showProblemHeaders } from './problem-headers.js';
 import { type HeldRun, ResponseHold } from './response-hold.js';
 
@@ -29,6 +29,8 @@ interface FrameworkResponse {
   getHeaders?(): OutgoingHttpHeaders;
   removeHeader?(name: string): unknown;
   send?(payload: unknown): unknown;
+  /** Of a view engine's plugin, for `@Render()`. */
+  view?: unknown;
 }
 
 /** A recorded response, as it is sent again. */
@@ -288,7 +290,7 @@ export class HttpExchange {
   }
 
   private send(recorded: Recorded, replayedHeader: string, baseline: HeaderBaseline | undefined): void {
-    const { response } = this;
+    const { response, frameworkResponse } = this;
     const { headers, body } = acceptableTo(this.request.headers, recorded);
     this.withdrawProblem();
     if (baseline !== undefined) {
@@ -298,6 +300,9 @@ export class HttpExchange {
     response.setHeader(replayedHeader, 'true');
     response.statusCode = recorded.status;
     endWith(response, body);
+    if (frameworkResponse.raw !== undefined) {
+      ignoreViews(frameworkResponse);
+    }
   }
 
   /** Headers that Node refuses, say: better no answer than a client that waits. */

@@ -1,11 +1,13 @@
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import type { Writer } from './writer.js';
+import { guardHeaders, type Keeper, type OrdinaryMethods, replaceMethods, restoreMethods } from './held-methods.js';
 import { ignoreWrites } from './ignored-writes.js';
+import { Insiders } from './insiders.js';
 import { type HeldResponse, KeptResponse } from './kept-response.js';
 import { showClosed, showHeadSent } from './node-response.js';
 import { shieldOf } from './socket-shield.js';
 import { bytesOf, callBack, callbackIn, headArguments } from './write-arguments.js';
+import type { Writer } from './writer.js';
 
 /** A run of the route, as far as its response is concerned. */
 export interface HeldRun {
@@ -23,41 +25,29 @@ export interface HeldRun {
   responseOutgrown(): void;
 }
 
-const HOLD = Symbol('idempotency: hold');
-
-type Held = ServerResponse & { [HOLD]: ResponseHold };
-
-const HELD_METHODS = ['writeHead', 'flushHeaders', 'write', 'end', 'destroy', 'emit'] as const;
-type HeldMethods = Pick<ServerResponse, (typeof HELD_METHODS)[number]>;
-const HEADER_METHODS = ['setHeader', 'setHeaders', 'appendHeader', 'removeHeader'] as const;
-
 /**
  * Holds a response back: what the framework or the handler writes to it is kept, and nothing reaches the socket until
  * it is let go. To its writers it looks like any response, headers sent and ended as they go along.
  *
  * The raw `http.ServerResponse` is the one place where every way to answer comes together, under both adapters, after
- * every interceptor, serializer and exception filter. Its methods are replaced on the object itself: what outer
- * middleware put there before (compression, on-headers) still runs when the response is let go, and an Express
- * application that a handler hands the response to gives it another prototype. All responses share the functions put
- * there, so that V8 knows them all by one hidden class.
+ * every interceptor, serializer and exception filter.
  *
  * A response has one hold, whatever the number of runs: an outer interceptor that runs the route again begins a new run
  * on it, and what code of a run that is over still writes goes nowhere.
  */
-export class ResponseHold {
+export class ResponseHold implements Keeper {
   private kept = new KeptResponse();
   private run: HeldRun | undefined;
   private readonly strangers: Pick<HeldRun, 'isItsCode'>[] = [];
-  private ordinary: HeldMethods | undefined;
+  private ordinary: OrdinaryMethods | undefined;
   private ordinarySocket: Socket | undefined;
   private unguardHeaders: (() => void) | undefined;
-  /** Listeners of the handler for the end of the response that it writes itself. */
-  private insiders: [event: string, listener: (...args: unknown[]) => void][] = [];
+  private readonly insiders: Insiders;
   /** The client has gone away, and those who watch for that were not told yet. */
   private closed = false;
 
   constructor(readonly response: ServerResponse) {
-    (response as Held)[HOLD] = this;
+    this.insiders = new Insiders(response);
   }
 
   /** Has a run begin: what it writes is kept, and all that former runs have written is forgotten. */
@@ -81,7 +71,7 @@ export class ResponseHold {
   /** Forgets what was written; the headers are the caller's affair. */
   startOver(): void {
     this.kept = new KeptResponse();
-    this.insiders = [];
+    this.insiders.startOver();
     showHeadSent(this.response, false);
   }
 
@@ -204,22 +194,22 @@ export class ResponseHold {
     }
     kept.ended = true;
     this.tellRun();
-    this.tellInsiders('finish', 'close');
+    this.insiders.tell('finish', 'close');
   }
 
-  /** @internal Its writer has given the response up, for a source that failed half-way: it will never end. */
+  /** @internal */
   breakOff(): void {
     const { kept } = this;
     if (!kept.ended && !this.isStrangersCode()) {
       kept.broken = true;
       this.tell({ status: 500, body: null, bodyBytes: kept.bodyBytes, writer: kept.writer });
-      this.tellInsiders('close');
+      this.insiders.tell('close');
     }
   }
 
   /** @internal */
   emit(event: string | symbol, args: unknown[]): boolean {
-    const response = this.response as Held;
+    const { response } = this;
     if (event !== 'close') {
       return this.ordinary!.emit.call(response, event, ...args);
     }
@@ -241,9 +231,9 @@ export class ResponseHold {
   /** @internal The handler waits for the end of a response that is sent only after it has returned. */
   listenerAdded(event: string | symbol, listener: (...args: unknown[]) => void): void {
     if ((event === 'finish' || event === 'close') && this.isHandlersCode()) {
-      this.insiders.push([event, listener]);
+      this.insiders.add(event, listener);
       if (this.kept.ended) {
-        this.tellInsiders('finish', 'close');
+        this.insiders.tell('finish', 'close');
       }
     }
   }
@@ -282,36 +272,13 @@ export class ResponseHold {
     }
   }
 
-  private tellInsiders(...events: ('finish' | 'close')[]): void {
-    if (this.insiders.length > 0) {
-      process.nextTick(() => {
-        for (const event of events) {
-          this.tellInsidersOf(event);
-        }
-      });
-    }
-  }
-
-  /** Whoever was told now is not told once more when the response is let go. */
-  private tellInsidersOf(event: string): void {
-    const { response } = this;
-    const told = this.insiders.filter(([name]) => name === event);
-    this.insiders = this.insiders.filter(([name]) => name !== event);
-    for (const [, listener] of told) {
-      if (response.listeners(event).includes(listener)) {
-        response.removeListener(event, listener);
-        listener.call(response);
-      }
-    }
-  }
-
   private tellEnded(): void {
     this.kept.callbacks.forEach((callback) => callback());
   }
 
   private tellClosed(): void {
     if (this.closed) {
-      const response = this.response as Held;
+      const { response } = this;
       this.closed = false;
       showClosed(response, true);
       response.emit('close');
@@ -319,80 +286,23 @@ export class ResponseHold {
   }
 
   private takeHold(): void {
-    const response = this.response as Held;
-    const { writeHead, flushHeaders, write, end, destroy, emit, req } = response;
-    this.ordinary = { writeHead, flushHeaders, write, end, destroy, emit };
-    Object.assign(response, HOLDING);
-    Object.defineProperty(response, 'writableEnded', ENDED);
-    response.on('newListener', listenerAdded);
-    this.ordinarySocket = req.socket;
-    req.socket = shieldOf(req.socket);
+    const { response } = this;
+    this.ordinary = replaceMethods(response, this);
+    this.ordinarySocket = response.req.socket;
+    response.req.socket = shieldOf(response.req.socket);
   }
 
   private looseHold(): void {
-    const response = this.response as Held;
-    const { ordinary } = this;
+    const { response, ordinary } = this;
     if (ordinary !== undefined) {
       this.unguardHeaders?.();
       this.unguardHeaders = undefined;
-      Object.assign(response, ordinary);
-      response.removeListener('newListener', listenerAdded);
+      restoreMethods(response, ordinary);
       showHeadSent(response, false);
       response.req.socket = this.ordinarySocket!;
       this.ordinary = undefined;
     }
   }
-}
-
-/** What stands on every response that is held. */
-const HOLDING = {
-  writeHead(this: Held, status: number, ...rest: unknown[]): ServerResponse {
-    this[HOLD].writeHead(status, rest);
-    return this;
-  },
-  flushHeaders(this: Held): void {
-    this[HOLD].sendHead();
-  },
-  write(this: Held, chunk: unknown, encoding?: unknown, callback?: unknown): boolean {
-    return this[HOLD].write(chunk, encoding, callback);
-  },
-  end(this: Held, chunk?: unknown, encoding?: unknown, callback?: unknown): ServerResponse {
-    this[HOLD].end(chunk, encoding, callback);
-    return this;
-  },
-  destroy(this: Held): ServerResponse {
-    this[HOLD].breakOff();
-    return this;
-  },
-  emit(this: Held, event: string | symbol, ...args: unknown[]): boolean {
-    return this[HOLD].emit(event, args);
-  },
-};
-
-/** Not by `finished`: by that Node tells an idle connection, and closes it when the server shuts down. */
-const ENDED: PropertyDescriptor & ThisType<Held> = {
-  get() {
-    const hold = this[HOLD];
-    return hold.isHeld ? hold.hasEnded : this.finished;
-  },
-  set() {}, // it tells; nobody can tell it
-  configurable: true,
-};
-
-function listenerAdded(this: ServerResponse, event: string | symbol, listener: (...args: unknown[]) => void): void {
-  (this as Held)[HOLD].listenerAdded(event, listener);
-}
-
-/** Code of a run that is over must not touch the headers of the next one. Rare enough for functions of its own. */
-function guardHeaders(response: ServerResponse, isStrangersCode: () => boolean): () => void {
-  const ordinary = Object.fromEntries(HEADER_METHODS.map((name) => [name, response[name]]));
-  for (const name of HEADER_METHODS) {
-    const method = response[name] as (...args: unknown[]) => unknown;
-    Object.assign(response, {
-      [name]: (...args: unknown[]): unknown => (isStrangersCode() ? response : method.apply(response, args)),
-    });
-  }
-  return () => void Object.assign(response, ordinary);
 }
 
 function headersSentError(): Error {
