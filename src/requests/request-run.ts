@@ -46,7 +46,6 @@ export class RequestRun implements ExchangeRun {
   private handlersContext: IdempotencyContext | undefined;
   private hasFailed = false;
   private hasValue = false;
-  private statusAtReturn = 0;
   private undone: Promise<void> | undefined;
   private held: HeldResponse | undefined;
   /** The library's own problems that this run has answered, or handed to the exception filters. */
@@ -118,13 +117,10 @@ export class RequestRun implements ExchangeRun {
     if (this.exchange.answersProblem) {
       return 'problem';
     }
-    // What became an error since the handler returned was thrown further out, though no filter has been seen.
-    const { status } = this.exchange;
-    const hasBecomeError = this.state === 'returned' && status >= 400 && status !== this.statusAtReturn;
     if (this.exchange.answersException) {
       return 'error';
     }
-    return this.isItsCode() ? 'handler' : hasBecomeError ? 'error' : 'framework';
+    return this.isItsCode() ? 'handler' : 'framework';
   }
 
   responseEnded(response: HeldResponse): void {
@@ -231,7 +227,6 @@ export class RequestRun implements ExchangeRun {
     }
     failpoint('handler: returned');
     this.hasValue = value !== undefined;
-    this.statusAtReturn = this.exchange.status;
     this.on('handler returned');
     this.decideWhenEnded();
     values.forEach((each) => this.outer.next(each));
