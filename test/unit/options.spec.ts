@@ -37,6 +37,8 @@ const ROUTE_OPTIONS: Record<string, Expectation> = {
     remedy: "'transaction', 'lease'",
   },
   leaseMs: { ...wholeNumber(100, 3_600_000), remedy: 'a whole number of milliseconds from 100 to 3600000' },
+  stepTimeoutMs: { ...wholeNumber(1, 2_147_000_000), remedy: 'a whole number of milliseconds from 1 to 2147000000' },
+  maxStepsBytes: { ...wholeNumber(1, 100 * 1024 * 1024), remedy: 'a whole number of bytes from 1 to 104857600' },
   onInterrupted: { accepts: ['resume', 'fail'], refuses: ['retry', '', true, null], remedy: "'resume', 'fail'" },
   header: {
     accepts: ['Idempotency-Key', 'X-Request-ID', 'x_1.~!'],
@@ -345,7 +347,7 @@ function documentationOf(interfaceName: string): Record<string, Documented> {
   );
 }
 
-const UNITS: Record<string, number> = { s: 1_000, h: 60 * 60 * 1_000, MiB: 1024 * 1024 };
+const UNITS: Record<string, number> = { s: 1_000, min: 60 * 1_000, h: 60 * 60 * 1_000, MiB: 1024 * 1024 };
 
 /** A default that is a value rather than a phrase. */
 const LITERAL = /^(?:['"\d{[]|true\b|false\b)/;
