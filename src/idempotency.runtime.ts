@@ -19,6 +19,7 @@ import { LeaseStore } from './persistence/lease-store.js';
 import { SearchPathWatch } from './persistence/search-path-watch.js';
 import { KEYS_TABLE, tableName } from './persistence/table-name.js';
 import { StatementRunner } from './persistence/statement-runner.js';
+import { adviceOnTransactional } from './persistence/transactional-decorator.js';
 import { RouteOptionsRegistry } from './route-options.js';
 import { StoredKeys } from './stored-keys.js';
 
@@ -79,6 +80,10 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     this.parts = { dataSource, store, leaseStore, transactions, connections, keys, claims, leases };
     // Depending on the order of the imports, TypeORM's module is shut down before this one.
     transactions.closeAfter(() => claims.idle());
+    const advice = adviceOnTransactional(dataSource);
+    if (advice !== undefined) {
+      IdempotencyRuntime.logger.warn(advice);
+    }
   }
 
   /** A request whose client has gone may still run: what it writes must not leave its transaction. */
