@@ -258,7 +258,10 @@ describe('--data-source', () => {
   });
 
   it("loads the repository's own ormconfig.ts", async () => {
-    const result = await runCli(['migration:show', '--data-source', 'ormconfig.ts'], { DATABASE_URL: database.url });
+    const result = await runCli(['migration:show', '--data-source', 'ormconfig.ts'], {
+      DATABASE_URL: database.url,
+      NODE_OPTIONS: '--import @swc-node/register/esm-register',
+    });
     expect(result).toEqual({ exitCode: 0, stdout: each('[ ]'), stderr: '' });
   });
 

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
+import { programOf } from './program.js';
 
 export interface CliResult {
   exitCode: number | null;
@@ -10,14 +11,14 @@ export interface CliResult {
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
-/** Runs the command line from source, in a process of its own whose output goes to pipes. */
+/** Runs the command line, in a process of its own whose output goes to pipes. */
 export async function runCli(args: string[], env: Record<string, string> = {}): Promise<CliResult> {
   const { DATABASE_URL: _, ...inherited } = process.env;
-  const child = spawn(
-    process.execPath,
-    ['--import', '@swc-node/register/esm-register', `${ROOT}/src/cli/main.ts`, ...args],
-    { cwd: ROOT, env: { ...inherited, ...env }, stdio: ['ignore', 'pipe', 'pipe'] },
-  );
+  const child = spawn(process.execPath, [programOf('src/cli/main.ts'), ...args], {
+    cwd: ROOT,
+    env: { ...inherited, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   const exit = new Promise<number | null>((resolve, reject) => {
     child.once('error', reject);
     child.once('close', resolve);

@@ -6,6 +6,7 @@ import { DataSource } from 'typeorm';
 import { startPostgres, type PostgresServer } from '../../examples/support/postgres-server.js';
 import { idempotencyMigrations } from '../../migrations/index.js';
 import { databaseUrl } from './database.js';
+import { compilePrograms } from './program.js';
 
 /** Every test connects on its own, and jest runs one worker a core. */
 const MAX_CONNECTIONS = 300;
@@ -13,8 +14,9 @@ const MAX_CONNECTIONS = 300;
 let ownServer: PostgresServer | undefined;
 let template: { serverUrl: string; name: string } | undefined;
 
-/** Runs once before all tests: the server, and a database with the library's tables that the tests' own are copies of. */
+/** Runs once before all tests: the programs, the server, and a database with the library's tables that the tests' own are copies of. */
 export async function startTestServer(): Promise<void> {
+  await compilePrograms();
   const serverUrl = process.env['DATABASE_URL'] ?? (await startOwnServer()).url;
   const name = `idempotency_template_${process.pid}`;
   await onServer(serverUrl, async (client) => {

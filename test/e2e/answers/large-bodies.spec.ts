@@ -1,9 +1,9 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Client } from 'pg';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { programOf } from '../../support/program.js';
 import { ADAPTERS } from '../../support/test-app.js';
 
 const MIB = 1024 * 1024;
@@ -16,9 +16,7 @@ describe.each(ADAPTERS)('a large body on %s', (adapter) => {
 
   beforeAll(async () => {
     database = await createTestDatabase();
-    server = fork(join('test', 'e2e', 'answers', 'large-bodies.process.ts'), [database.url, adapter], {
-      execArgv: ['--import', '@swc-node/register/esm-register'],
-    });
+    server = fork(programOf('test/e2e/answers/large-bodies.process.ts'), [database.url, adapter], { execArgv: [] });
     [{ port }] = (await once(server, 'message')) as [{ port: number }];
     client = new Client(database.url);
     await client.connect();

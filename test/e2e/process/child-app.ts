@@ -1,11 +1,11 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { programOf } from '../../support/program.js';
 import { rawRequest, type RawResponse } from '../../support/raw-http.js';
 import type { FromApp, Server, Span, ToApp, Tracer } from './protocol.js';
 
-const MAIN = fileURLToPath(new URL('app.ts', import.meta.url));
+const MAIN = programOf('test/e2e/process/app.ts');
 
 /** The application in a process of its own, which a fault could end. */
 export class ChildApp {
@@ -20,7 +20,7 @@ export class ChildApp {
 
   static async start(databaseUrl: string): Promise<ChildApp> {
     const child = fork(MAIN, {
-      execArgv: ['--import', '@swc-node/register/esm-register'],
+      execArgv: [],
       env: { PATH: process.env['PATH'], APP_DATABASE_URL: databaseUrl },
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     });

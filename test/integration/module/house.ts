@@ -108,7 +108,6 @@ export function boot(idempotency: DynamicModule | undefined, options: AppOptions
 
 export async function bootWith({ configure, ...metadata }: AppOptions): Promise<Running> {
   class AppModule {}
-  logs = [];
   const app = await NestFactory.create<INestApplication>(
     { module: AppModule, ...metadata },
     { logger: newLogger(), abortOnError: false },

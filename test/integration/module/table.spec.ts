@@ -1,11 +1,11 @@
 import { execFile } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { idempotencyMigrationsIn, IdempotencyModule } from '../../../src/index.js';
 import { Effect } from '../../support/effect.entity.js';
 import { createEmptyDatabase, queryOn } from '../../support/empty-database.js';
+import { programOf } from '../../support/program.js';
 import {
   bootError,
   bootWith,
@@ -24,14 +24,11 @@ withADatabaseEach();
 const run = promisify(execFile);
 
 describe('the table', () => {
-  const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
-
-  /** The command of the message, run by a shell as a person would paste it; only the program itself is the source's. */
+  /** The command of the message, run by a shell as a person would paste it; only the program itself is another file. */
   async function runCommandOf(message: string): Promise<void> {
     const [, args] = /"npx nestjs-idempotency (.+?)" \(with DATABASE_URL/.exec(message) ?? [];
     expect(args).toMatch(/^migration:run/);
-    await run('/bin/sh', ['-c', `node --import @swc-node/register/esm-register src/cli/main.ts ${args}`], {
-      cwd: ROOT,
+    await run('/bin/sh', ['-c', `node ${programOf('src/cli/main.ts')} ${args}`], {
       env: { ...process.env, DATABASE_URL: database.url },
     });
   }

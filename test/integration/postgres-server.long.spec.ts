@@ -19,6 +19,7 @@ import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals
 import { Client } from 'pg';
 import { serverAccount } from '../../examples/support/postgres-account.js';
 import { startPostgres, type PostgresServer } from '../../examples/support/postgres-server.js';
+import { programOf } from '../support/program.js';
 import { waitFor } from '../support/wait-for.js';
 
 // Each test starts up to four servers and half a dozen processes, next to other test files that do the same.
@@ -58,11 +59,10 @@ interface Program {
 
 /** A process of its own that launches a server, and then stays or ends, in either case without stopping it. */
 function runProgram(then: 'stay' | 'leave', environment: NodeJS.ProcessEnv = {}): Program {
-  const child = spawn(
-    process.execPath,
-    ['--import', '@swc-node/register/esm-register', 'test/support/launch-postgres.ts', dataDir, then],
-    { env: { ...process.env, ...environment }, stdio: ['pipe', 'pipe', 'pipe'] },
-  );
+  const child = spawn(process.execPath, [programOf('test/support/launch-postgres.ts'), dataDir, then], {
+    env: { ...process.env, ...environment },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
   undo.push(async () => {
     if (child.exitCode === null && child.kill('SIGKILL')) await once(child, 'exit');
   });
