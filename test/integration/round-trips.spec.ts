@@ -176,6 +176,21 @@ describe.each(ADAPTERS)('on %s, the round trips to PostgreSQL', (adapter) => {
     }
   });
 
+  it('of the first lease of a process are those of a connection of its own, once', async () => {
+    const opened = proxy.connections;
+    await test.post('/steps/0', 'the first lease');
+    await waitFor(() => proxy.connections === opened + 1, { what: 'the connection for leases to be opened' });
+    await waitFor(
+      async () => {
+        const [{ idle }] = (await test.dataSource.query(
+          "select count(*)::int as idle from pg_stat_activity where datname = current_database() and state = 'idle'",
+        )) as [{ idle: number }];
+        return idle === proxy.connections - 1; // all but the one that asks
+      },
+      { what: 'all connections to be idle' },
+    );
+  });
+
   it.each([0, 1, 5])('in lease mode are two, for claim and record, and one for each of %d steps', async (steps) => {
     expect(await count(`/steps/${steps}`, `steps ${steps}`)).toBe(1 + steps + 1);
     expect(await count(`/steps/${steps}`, `steps ${steps}`)).toBe(1);

@@ -7,7 +7,7 @@ export class CountingProxy {
   flights = 0;
   /** Connections up to this number are told nothing of the server any more, not even its end. */
   private swallowed = 0;
-  private connections = 0;
+  connections = 0;
   private readonly sockets: Socket[] = [];
   private readonly server: Server;
   /** One connection, through the proxy. */
