@@ -1,7 +1,7 @@
 import { Controller, Param, Post } from '@nestjs/common';
 import { InjectDataSource } from '@nestjs/typeorm';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { Client } from 'pg';
+import { Client, type Pool } from 'pg';
 import { DataSource } from 'typeorm';
 import { deferred, type Deferred } from '../../src/deferred.js';
 import { Idempotent, IdempotencyContext } from '../../src/index.js';
@@ -114,6 +114,8 @@ describe.each(ADAPTERS)('on %s, the round trips to PostgreSQL', (adapter) => {
       const before = proxy.flights;
       expect((await test.post('/slow', 'there')).status).toBe(409);
       await waitFor(() => proxy.flights === before + 2, { what: 'the end of the transaction that only looked' });
+      const pool = (test.dataSource.driver as unknown as { master: Pool }).master;
+      await waitFor(() => pool.idleCount === pool.totalCount - 1, { what: 'its connection to be back in the pool' });
       for (let duplicate = 0; duplicate < 3; duplicate++) {
         expect(await proxy.count(async () => expect((await test.post('/slow', 'there')).status).toBe(409))).toBe(1);
       }
