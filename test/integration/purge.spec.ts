@@ -229,7 +229,7 @@ describe('the scheduled purge', () => {
     await insertExpired(2);
     await query('alter table idempotency_keys rename to hidden');
     await waitFor(() => logs.length > 0, { what: 'the error' });
-    expect(logs[0]).toContain('relation "idempotency_keys" does not exist');
+    expect(logs[0]).toContain('relation "public.idempotency_keys" does not exist');
 
     await query('alter table hidden rename to idempotency_keys');
     await waitFor(async () => (await keys()).length === 0, { what: 'the next purge' });
