@@ -191,6 +191,7 @@ describe.each(ADAPTERS)('on %s, the round trips to PostgreSQL', (adapter) => {
       },
       { what: 'all connections to be idle' },
     );
+    expect(proxy.connections).toBe(opened + 1);
   });
 
   it.each([0, 1, 5])('in lease mode are two, for claim and record, and one for each of %d steps', async (steps) => {
