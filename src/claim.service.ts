@@ -271,6 +271,7 @@ export class ClaimService {
       transactions,
       owned,
       settingsAtBegin(owned.connection.client, claimed.claimId).isolation,
+      `${claimed.method} ${claimed.path}`,
     );
     return new TransactionClaim(claimed, transaction, this.store, end);
   }

@@ -66,5 +66,13 @@ export const RELEASE_PATIENCE_MS = 2_000;
  */
 export const QUIET_MS = 1_000;
 
+/**
+ * So long after its handler has settled, and its transaction has ended, work on behalf of a rolled-back request is
+ * refused: longer than the call to elsewhere that a `Promise.all()` has left running, and the usual first retries, take
+ * to come to their write; twice as long as anything waits for a connection. What was made or woken in the request
+ * carries its context, too, and may serve others for the life of the process: it must not fail for longer than that.
+ */
+export const REFUSED_FOR_MS = 10_000;
+
 /** So long the server may take to end a statement that it was asked to cancel: it takes milliseconds where it is alive. */
 export const CANCEL_WAIT_MS = 2_000;

@@ -84,7 +84,11 @@ export class IdempotencyService {
   /**
    * Runs `work` outside of the request's transaction, on connections of its own: for writes that must survive a
    * rollback, such as an audit of failed attempts. They are made again each time the handler runs again, and need a
-   * second connection of the pool while the request holds its first.
+   * second connection of the pool while the request holds its first. What is made in it and outlives the request (a
+   * socket, a timer) belongs to no request.
+   *
+   * @throws IdempotencyStoreUnavailableException (by the promises of what uses the DataSource) when the request holds a
+   * connection and there is no second one within 5 s
    */
   outsideTransaction<T>(work: () => T): T {
     return this.runtime.transactions.outside(work);

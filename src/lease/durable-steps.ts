@@ -1,4 +1,3 @@
-import { AsyncLocalStorage } from 'node:async_hooks';
 import { HttpException, Logger } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import { errorWithoutValues } from '../error-without-values.js';
@@ -15,6 +14,7 @@ import { TransactionEndedByHandlerError } from '../persistence/key-store.js';
 import { FencedOffError, type FinishedStep, type LeaseStore, type NewStep } from '../persistence/lease-store.js';
 import type { Attention } from '../persistence/stored-key.js';
 import { isDefiniteFailure, isRetryable } from '../persistence/sqlstate.js';
+import { requestStorage } from '../request-storage.js';
 import { delay, rerunPauseMs, within } from '../timing.js';
 import { DurableStepError } from './durable-step.error.js';
 import type { LeaseHold } from './lease-hold.js';
@@ -46,7 +46,7 @@ interface Ending {
 }
 
 /** The step whose function is running, or that has set up what is running. */
-const insideOf = new AsyncLocalStorage<{ owner: DurableSteps; name: string; over: boolean }>();
+const insideOf = requestStorage<{ owner: DurableSteps; name: string; over: boolean }>();
 
 /** The steps of one attempt: those that an earlier one has finished are remembered, the others are run and stored. */
 export class DurableSteps implements StepTools {
@@ -66,6 +66,8 @@ export class DurableSteps implements StepTools {
     private readonly hold: LeaseHold,
     private readonly store: LeaseStore,
     private readonly options: StepRules,
+    /** For the log: "POST /orders". */
+    private readonly route: string,
   ) {
     this.memory = new StepMemory(finished);
     this.bytes = finished.reduce((sum, { bytes }) => sum + bytes, 0);
@@ -291,7 +293,7 @@ export class DurableSteps implements StepTools {
     const { retries } = this.options;
     for (let tried = 1; ; tried++) {
       try {
-        return await new StepTransaction(this.hold, this.store, this.options).run(step, run);
+        return await new StepTransaction(this.hold, this.store, this.options, this.route).run(step, run);
       } catch (error) {
         if (error instanceof FencedOffError) {
           throw this.hold.lose();

@@ -72,7 +72,8 @@ export class LeaseLine {
 
   private async connect(): Promise<LoneSession | undefined> {
     if (this.session === undefined && !this.isClosed) {
-      this.session = await LoneSession.open(this.connections.transactions.dataSource, POOL_WAIT_MS);
+      const { transactions } = this.connections;
+      this.session = await transactions.onNobodysBehalf(() => LoneSession.open(transactions.dataSource, POOL_WAIT_MS));
     }
     return this.session;
   }

@@ -57,7 +57,8 @@ export class LeaseService {
     const { scope, key, claimId } = claimed;
     this.line.open();
     const hold = new LeaseHold({ scope, key, claimId }, options, this.store, this.line, claimedAt);
-    const steps = new DurableSteps(result.steps, result.attempt, hold, this.store, options);
+    const route = `${request.method} ${request.path}`;
+    const steps = new DurableSteps(result.steps, result.attempt, hold, this.store, options, route);
     return {
       kind: 'claimed',
       claim: new LeasedClaim(claimed, result.attempt, hold, steps, onInterrupted, this.store, started(), (left) =>

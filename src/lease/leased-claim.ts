@@ -1,4 +1,3 @@
-import { AsyncLocalStorage } from 'node:async_hooks';
 import { Logger } from '@nestjs/common';
 import type { PoolClient } from 'pg';
 import type { EntityManager } from 'typeorm';
@@ -12,11 +11,13 @@ import type { InterruptionPolicy } from '../idempotency.options.js';
 import type { ClaimedRequest, RecordableResponse } from '../persistence/key-store.js';
 import type { Holder, LeaseStore } from '../persistence/lease-store.js';
 import type { Attention } from '../persistence/stored-key.js';
+import { Aftermath } from '../late-work.js';
+import { requestStorage } from '../request-storage.js';
 import { within } from '../timing.js';
 import type { DurableSteps } from './durable-steps.js';
 import type { LeaseHold } from './lease-hold.js';
 
-const handlers = new AsyncLocalStorage<LeasedClaim>();
+const handlers = requestStorage<LeasedClaim>();
 
 /** The claim on whose behalf the running code works. */
 export function runningLeasedClaim(): LeasedClaim | undefined {
@@ -39,6 +40,7 @@ export class LeasedClaim implements Claim {
   private attention: Attention | undefined;
   private failure: unknown;
   private readonly handlerEnded = deferred();
+  private readonly aftermath: Aftermath;
   private readonly aborted = deferred<never>();
 
   constructor(
@@ -52,6 +54,7 @@ export class LeasedClaim implements Claim {
     /** Told of what still runs when the request is given up. */
     private readonly leave: (running: Promise<void>) => void,
   ) {
+    this.aftermath = new Aftermath(`${request.method} ${request.path}`);
     this.aborted.promise.catch(() => undefined); // an abort is not an error of its own
   }
 
@@ -72,7 +75,7 @@ export class LeasedClaim implements Claim {
     const step = this.hold.line.connections.transactions.transaction();
     if (step !== undefined) {
       step.afterCommit(callback);
-    } else if (this.isRecorded) {
+    } else if (this.isRecorded || this.aftermath.isForgotten) {
       void runLogged(callback);
     } else {
       this.uponRecord.add(callback);
@@ -87,7 +90,7 @@ export class LeasedClaim implements Claim {
     this.isWorking = true;
     let failed = true;
     try {
-      const value = await handlers.run(this, work);
+      const value = await this.aftermath.track(() => handlers.run(this, work));
       failed = false;
       return value;
     } catch (error) {
@@ -233,6 +236,7 @@ export class LeasedClaim implements Claim {
     if (!this.over) {
       this.over = true;
       this.isRecorded = recorded;
+      this.aftermath.over();
       this.ending.begun();
       this.ending.settled(recorded);
     }

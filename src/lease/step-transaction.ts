@@ -17,6 +17,7 @@ export class StepTransaction {
     private readonly hold: LeaseHold,
     private readonly store: LeaseStore,
     private readonly options: Pick<RouteOptions, 'isolation' | 'timeoutMs'>,
+    private readonly route: string,
   ) {}
 
   /**
@@ -70,6 +71,7 @@ export class StepTransaction {
       connections.transactions,
       transaction,
       settingsAtBegin(connection.client, step.claimId).isolation,
+      `step "${step.name}" of ${this.route}`,
     );
   }
 

@@ -5,6 +5,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { deferred } from '../deferred.js';
 import { TransactionOutcomeUnknownError, TransactionRolledBackError } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
+import { Aftermath } from '../late-work.js';
 import { QUIET_MS } from '../idempotency.constants.js';
 import { within } from '../timing.js';
 import type { AmbientTransactions } from './ambient-transactions.js';
@@ -13,6 +14,8 @@ import { lend, type LentClient } from './lent-client.js';
 import type { CommitAnswer, OwnedTransaction, TransactionState } from './owned-transaction.js';
 import type { Send } from './transaction-query-runner.js';
 import { Scope } from './transaction-scope.js';
+import { transactionControlIn } from './sql-statements.js';
+import { shown } from './waiting-statement.js';
 
 const CLIENT_TAKEN_BACK =
   'This pg client was that of an idempotent request which is over: its connection serves others now. Ask the pool or the DataSource for one of your own.';
@@ -41,12 +44,16 @@ export class AmbientTransaction {
   private isAnnounced = false;
   private isCommitting = false;
   private isSending = false;
+  private readonly aftermath: Aftermath;
 
   constructor(
     readonly transactions: AmbientTransactions,
     private readonly owned: OwnedTransaction,
     readonly isolation: IsolationLevel,
+    /** For the log: "POST /orders". */
+    what = 'an idempotent request',
   ) {
+    this.aftermath = new Aftermath(what);
     this.root = new Scope(this);
     void this.takeBackOnceOver();
   }
@@ -88,6 +95,19 @@ export class AmbientTransaction {
     return this.owned.abortedBecause;
   }
 
+  /**
+   * Whether it is nobody's business any more: it has ended, and what was refused on its behalf was so for long enough.
+   * What carries its context serves others by now.
+   */
+  get isForgotten(): boolean {
+    return this.aftermath.isForgotten;
+  }
+
+  /** @internal Whether late work is done by ordinary connections. */
+  get isPast(): boolean {
+    return this.state === 'committed' || this.isForgotten;
+  }
+
   /** For what is read of the entities that were made in it; none where they are nobody's any more. */
   get reader(): QueryRunner | undefined {
     return this.state === 'open' ? (this.lazyReader ??= this.root.createRunner()) : undefined;
@@ -101,7 +121,7 @@ export class AmbientTransaction {
 
   /** Runs `work` so that every use of the DataSource in it, and in all it calls, joins the transaction. */
   run<T>(work: () => T): T {
-    return this.transactions.enter(this.root, work);
+    return this.aftermath.track(() => this.transactions.enter(this.root, work));
   }
 
   /**
@@ -137,7 +157,7 @@ export class AmbientTransaction {
    * by, is undone.
    */
   afterCommit(callback: AfterCommitCallback): void {
-    if (this.state === 'committed') {
+    if (this.isPast) {
       void runLogged(callback);
     } else {
       this.transactions.innermost(this.root).afterCommit.add(callback);
@@ -147,7 +167,7 @@ export class AmbientTransaction {
   /** Runs what was handed in, once it is known that the handler's writes were committed. Their errors are logged. */
   async runAfterCommit(): Promise<void> {
     await this.announceCommit();
-    await this.root.afterCommit.run();
+    await this.transactions.outside(() => this.root.afterCommit.run());
   }
 
   /**
@@ -232,6 +252,7 @@ export class AmbientTransaction {
 
   private async takeBackOnceOver(): Promise<void> {
     await this.owned.over;
+    this.aftermath.over();
     this.left.resolve();
     this.lent?.takeBack();
   }
@@ -272,26 +293,47 @@ export class AmbientTransaction {
     return `idempotency_${++this.names}`;
   }
 
-  /** @internal @throws for late work, unless everything was committed: what it writes would outlive the transaction */
+  /** @internal @throws for late work, unless all was committed, or has been lost for long: it would outlive what is undone */
   assertNotLost(): void {
+    if (!this.isForgotten) {
+      this.assertKept();
+    }
+  }
+
+  /** @internal The same, however long ago: for what belongs to a transaction that was begun in it. */
+  assertKept(): void {
     const refusal = refusalOf(this.state);
     if (refusal !== undefined) {
+      this.aftermath.warn(undefined, 'refused');
       throw refusal;
+    }
+  }
+
+  /** @internal A statement in its context is about to be run by an ordinary connection: it may be late work. */
+  noteOrdinary(sql: string, place: string | undefined): void {
+    // What TypeORM begins and ends a transaction with says nothing of what is done in it.
+    if (this.state !== 'open' && transactionControlIn(sql) === undefined) {
+      this.aftermath.warn(shown(sql), 'run on an ordinary connection', place);
     }
   }
 
   /** @internal The only place where a handler's statement reaches the connection; lanes see to one at a time. */
   execute(sql: string, parameters?: unknown[], structured?: boolean, send?: Send): Promise<unknown> {
     const { state } = this;
+    // A savepoint, or what ends one, has no place on another connection.
+    if (state === 'committed' || (this.isForgotten && send !== undefined)) {
+      return this.executeOutside(sql, parameters, structured);
+    }
     switch (state) {
-      case 'committed':
-        return this.executeOutside(sql, parameters, structured);
       case 'open': {
         const result = send === undefined ? this.send(sql, parameters) : this.sendBy(send, sql, parameters, structured);
         this.isRunning(result);
         return result;
       }
       default:
+        if (send !== undefined) {
+          this.aftermath.warn(shown(sql), 'refused');
+        }
         return Promise.reject(refusalOf(state)!);
     }
   }

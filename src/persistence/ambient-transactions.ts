@@ -6,13 +6,24 @@ import type { AmbientTransaction } from './ambient-transaction.js';
 import { DatabaseConnection, type PostgresQueryRunner } from './database-connection.js';
 import { deferCaching } from './deferred-cache.js';
 import { type FlowState, runnerReplacements, scopeOfRunner } from './joined-runner.js';
+import { onNobodysBehalf } from '../request-storage.js';
 import { bindLazyRelations } from './lazy-relations.js';
 import { managerReplacements } from './nested-transaction.js';
 import { baseClassOf, replaceOnce } from './replacing.js';
 import type { Scope } from './transaction-scope.js';
 
-/** Where the code of an asynchronous flow is, for sure or by presumption; it may have stepped outside on purpose. */
-type Place = { readonly scope: Scope; readonly presumed: boolean } | 'outside';
+/** Where the code of an asynchronous flow is, for sure or by presumption. */
+interface Inside {
+  readonly scope: Scope;
+  readonly presumed: boolean;
+}
+
+/** It has stepped outside on purpose: of a transaction, or of none. */
+interface Outside {
+  readonly outsideOf: AmbientTransaction | undefined;
+}
+
+type Place = Inside | Outside;
 
 /** What all applications on one DataSource share. */
 interface Shared {
@@ -44,9 +55,17 @@ const TRANSACTION_EVENTS = [
   'afterTransactionRollback',
 ] as const;
 
+type ClientMakingPool = Pool & { newClient?: (...given: unknown[]) => unknown };
+
 /** The pool of the primary, where TypeORM's driver keeps one. */
 function poolOf(driver: object): Pool | undefined {
   return (driver as { master?: Pool }).master;
+}
+
+/** The same, and those of replicas. */
+function poolsOf(driver: object): ClientMakingPool[] {
+  const { slaves = [] } = driver as { slaves?: Pool[] };
+  return [poolOf(driver), ...slaves].filter((pool) => pool !== undefined);
 }
 
 const guarded = new WeakSet<PoolClient>();
@@ -72,6 +91,7 @@ function keepProcessAlive(client: PoolClient): void {
 export class AmbientTransactions implements FlowState {
   private readonly shared: Shared;
   private readonly restore: (() => void)[];
+  private restorePools: (() => void)[] = [];
   private untilIdle: (() => Promise<void>) | undefined;
   private guardedPool: Pool | undefined;
 
@@ -143,6 +163,7 @@ export class AmbientTransactions implements FlowState {
     installed.delete(this);
     this.restore.forEach((restore) => restore());
     this.guardedPool?.off('acquire', keepProcessAlive);
+    this.restorePools.forEach((restore) => restore());
     const { untilIdle } = this.shared;
     if (this.untilIdle !== undefined && untilIdle.delete(this.untilIdle) && untilIdle.size === 0) {
       Reflect.deleteProperty(this.dataSource, 'destroy');
@@ -159,7 +180,7 @@ export class AmbientTransactions implements FlowState {
   async connect(): Promise<DatabaseConnection> {
     this.guardPool();
     const runner = this.outside(() => this.dataSource.createQueryRunner('master')) as PostgresQueryRunner;
-    const client = (await this.outside(() => runner.connect())) as PoolClient;
+    const client = (await this.onNobodysBehalf(() => runner.connect())) as PoolClient;
     return new DatabaseConnection(runner, client);
   }
 
@@ -168,12 +189,31 @@ export class AmbientTransactions implements FlowState {
     const pool = poolOf(this.dataSource.driver);
     if (pool !== this.guardedPool) {
       this.guardedPool = pool?.on('acquire', keepProcessAlive);
+      this.restorePools = poolsOf(this.dataSource.driver).map((each) => replaceOnce(each, () => this.connecting(each)));
     }
+  }
+
+  /**
+   * A connection keeps the AsyncLocalStorage of whoever had it opened, for its notifications and listeners, and serves
+   * everybody. It is opened by whoever asks for one, or gives one back that another waits for.
+   */
+  private connecting(pool: ClientMakingPool): PropertyDescriptorMap {
+    const { newClient } = pool;
+    if (newClient === undefined) {
+      return {};
+    }
+    const value = (...given: unknown[]): unknown => this.onNobodysBehalf(() => newClient.apply(pool, given));
+    return { newClient: { value, writable: true, configurable: true, enumerable: false } };
+  }
+
+  /** Runs `work`, which makes something for all, without the running code's request. */
+  onNobodysBehalf<T>(work: () => T): T {
+    return this.current.exit(() => onNobodysBehalf(work));
   }
 
   /** Runs `work` with ordinary connections, outside of any transaction of this library. */
   outside<T>(work: () => T): T {
-    return this.current.run('outside', work);
+    return this.current.run({ outsideOf: this.transaction() ?? this.steppedOutOf }, work);
   }
 
   /** @internal */
@@ -184,7 +224,7 @@ export class AmbientTransactions implements FlowState {
   /** @internal Whether the running flow is in `scope`, and not only presumed to be. */
   isSurelyIn(scope: Scope): boolean {
     const place = this.current.getStore();
-    return place !== undefined && place !== 'outside' && !place.presumed && place.scope === scope;
+    return isInside(place) && !place.presumed && place.scope === scope;
   }
 
   /** @internal Puts the rest of the running flow into `scope`. */
@@ -203,12 +243,23 @@ export class AmbientTransactions implements FlowState {
   /** The transaction on whose behalf the running code works, whatever became of it. */
   transaction(): AmbientTransaction | undefined {
     const place = this.current.getStore();
-    return place === undefined || place === 'outside' ? undefined : place.scope.transaction;
+    return isInside(place) ? place.scope.transaction : undefined;
   }
 
   /** Whether the running code has stepped outside on purpose. */
   get isOutside(): boolean {
-    return this.current.getStore() === 'outside';
+    const place = this.current.getStore();
+    return place !== undefined && !isInside(place);
+  }
+
+  /** Whether the running code has stepped out of a transaction that keeps its connection meanwhile. */
+  get needsSecondConnection(): boolean {
+    return this.steppedOutOf?.isOver === false;
+  }
+
+  private get steppedOutOf(): AmbientTransaction | undefined {
+    const place = this.current.getStore();
+    return place === undefined || isInside(place) ? undefined : place.outsideOf;
   }
 
   /** @internal The scope new work belongs to, or none where ordinary connections serve. */
@@ -226,7 +277,7 @@ export class AmbientTransactions implements FlowState {
 
   private place(): Scope | undefined {
     const place = this.current.getStore();
-    if (place === undefined || place === 'outside') {
+    if (!isInside(place)) {
       return undefined;
     }
     return place.presumed ? place.scope.forPresumed() : place.scope.live();
@@ -235,4 +286,8 @@ export class AmbientTransactions implements FlowState {
   private get current(): Shared['current'] {
     return this.shared.current;
   }
+}
+
+function isInside(place: Place | undefined): place is Inside {
+  return place !== undefined && 'scope' in place;
 }

@@ -1,5 +1,9 @@
 import type { EntityManager, QueryRunner } from 'typeorm';
+import { POOL_WAIT_MS } from '../idempotency.constants.js';
+import { IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
+import { callSite } from '../late-work.js';
+import { within } from '../timing.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import type { PostgresQueryRunner } from './database-connection.js';
 import { RunnerHandle, type Send, type StreamArguments } from './transaction-query-runner.js';
@@ -29,10 +33,15 @@ export interface FlowState {
   transaction(): AmbientTransaction | undefined;
   /** It has stepped outside of any transaction on purpose. */
   readonly isOutside: boolean;
+  /** Of one that keeps a connection. */
+  readonly needsSecondConnection: boolean;
 }
 
 /** Made by code that wants to stay outside, whoever uses them. */
 const outsiders = new WeakSet<object>();
+
+/** Where in the application a runner was made on behalf of a request that is over. */
+const madeAt = new WeakMap<object, string | undefined>();
 
 /** The scope that work of this QueryRunner belongs to; none where it is not one of a transaction that is open. */
 export function scopeOfRunner(runner: QueryRunner, surroundings: Surroundings): Scope | undefined {
@@ -71,21 +80,32 @@ export function runnerReplacements(base: PostgresQueryRunner, surroundings: Surr
       return either(
         this,
         (handle) => handle.connect(),
-        () => connect.call(this),
+        () =>
+          connectOrdinarily(
+            this,
+            () => connect.call(this),
+            () => release.call(this),
+          ),
       );
     },
     query(this: JoinableRunner, ...given: Parameters<Send>): Promise<unknown> {
       return either(
         this,
         (handle) => handle.query(given, (...statement) => send.apply(this, statement)),
-        () => send.apply(this, given),
+        () => {
+          noteOrdinary(this, given[0]);
+          return send.apply(this, given);
+        },
       );
     },
     stream(this: JoinableRunner, ...given: StreamArguments): Promise<unknown> {
       return either<unknown>(
         this,
         (handle) => handle.stream(given, (...statement) => send.apply(this, statement)),
-        () => stream.apply(this, given),
+        () => {
+          noteOrdinary(this, given[0]);
+          return stream.apply(this, given);
+        },
       );
     },
     startTransaction(this: JoinableRunner, isolation?: IsolationLevel): Promise<void> {
@@ -118,6 +138,19 @@ export function runnerReplacements(base: PostgresQueryRunner, surroundings: Surr
       return joined === undefined ? release.call(this) : joined.release().then(() => release.call(this));
     },
   };
+  const noteOrdinary = (runner: JoinableRunner, sql: unknown): void => {
+    if (typeof sql === 'string' && !outsiders.has(runner)) {
+      surroundings(runner.driver)?.transaction()?.noteOrdinary(sql, madeAt.get(runner));
+    }
+  };
+  const connectOrdinarily = (
+    runner: JoinableRunner,
+    connecting: () => Promise<unknown>,
+    releasing: () => Promise<void>,
+  ): Promise<unknown> =>
+    surroundings(runner.driver)?.needsSecondConnection === true
+      ? connectSoon(runner, connecting(), releasing)
+      : connecting();
   const replacements = Object.getOwnPropertyDescriptors(methods) as PropertyDescriptorMap;
   replacements['manager'] = {
     configurable: true,
@@ -132,6 +165,36 @@ export function runnerReplacements(base: PostgresQueryRunner, surroundings: Surr
   return replacements;
 }
 
+/**
+ * The pool may be empty because each request that waits for a second connection keeps its first.
+ *
+ * @throws IdempotencyStoreUnavailableException after a bounded wait; pg's own pool waits without bound
+ */
+async function connectSoon(
+  runner: { isReleased: boolean },
+  connecting: Promise<unknown>,
+  release: () => Promise<void>,
+): Promise<unknown> {
+  const connected = await within(
+    POOL_WAIT_MS,
+    connecting.then((client) => ({ client })),
+  );
+  if (connected !== undefined) {
+    return connected.client;
+  }
+  const giveBack = (): void => {
+    if (runner.isReleased) {
+      runner.isReleased = false; // that was before it had a connection to give back
+      void release();
+    }
+  };
+  connecting.then(giveBack, () => undefined);
+  throw new IdempotencyStoreUnavailableException(
+    `There was no second connection for IdempotencyService.outsideTransaction() within ${POOL_WAIT_MS} ms: ` +
+      'its request keeps the first, and all others of the pool are in use. Raise `poolSize` above the number of requests that need two at a time.',
+  );
+}
+
 function isMade(
   runner: JoinableRunner,
   manager: EntityManager,
@@ -144,6 +207,8 @@ function isMade(
     Object.defineProperty(runner, 'manager', { value: manager, writable: true, enumerable: true, configurable: true });
     if (flow?.isOutside) {
       outsiders.add(runner);
+    } else if (flow?.transaction() !== undefined) {
+      madeAt.set(runner, callSite()); // for late work: by the time it sends something its caller is not on the stack
     }
     return;
   }

@@ -69,7 +69,7 @@ export class RunnerHandle {
 
   get isTransactionActive(): boolean {
     return this.late === undefined
-      ? this.state !== 'committed' && (this.begun.length > 0 || this.isTransactionPresumed)
+      ? !this.isPast && (this.begun.length > 0 || this.isTransactionPresumed)
       : this.late.isTransactionActive;
   }
 
@@ -141,13 +141,16 @@ export class RunnerHandle {
 
   scope(): Scope {
     const { transactions } = this.home.transaction;
+    if (this.begun.length > 0) {
+      this.home.transaction.assertKept();
+    }
     this.begun.at(-1)?.recogniseFlow();
     return transactions.innermost((this.begun.at(-1) ?? this.home).live());
   }
 
   /** After COMMIT a manager is like the DataSource's own. */
   get runnerOfManager(): QueryRunner | undefined {
-    return this.state === 'committed' && this.late === undefined ? undefined : this.runner;
+    return this.isPast && this.late === undefined && this.begun.length === 0 ? undefined : this.runner;
   }
 
   async connect(): Promise<unknown> {
@@ -192,7 +195,7 @@ export class RunnerHandle {
 
   async stream([sql, parameters, onEnd, onError]: StreamArguments, send: Send): Promise<unknown> {
     this.hasSent = true;
-    if (this.late !== undefined || this.state === 'committed') {
+    if (this.late !== undefined || this.isPast) {
       return this.lateRunner().stream(sql, parameters, onEnd, onError);
     }
     refuseTransactionControl(sql);
@@ -207,7 +210,7 @@ export class RunnerHandle {
   }
 
   async startTransaction(isolation?: IsolationLevel): Promise<void> {
-    if (this.late === undefined && this.state !== 'committed') {
+    if (this.late === undefined && !this.isPast) {
       const nested = this.scope().begin(isolation);
       this.begun.push(nested);
       nested.isLedBy(this);
@@ -219,7 +222,7 @@ export class RunnerHandle {
         return await this.announceStart(nested);
       } catch (error) {
         this.begun.splice(this.begun.indexOf(nested), 1);
-        if ((this.state as TransactionState) !== 'committed') {
+        if (!this.isPast) {
           throw error;
         }
       }
@@ -289,6 +292,10 @@ export class RunnerHandle {
 
   private get state(): TransactionState {
     return this.home.transaction.state;
+  }
+
+  private get isPast(): boolean {
+    return this.home.transaction.isPast;
   }
 
   private lateRunner(): QueryRunner {

@@ -76,7 +76,7 @@ export class Scope {
 
   /** This scope, or the nearest around it that has not ended. */
   live(): Scope {
-    if (this.state === 'refusing') {
+    if (this.state === 'refusing' && !this.transaction.isForgotten) {
       throw new NestedTransactionRolledBackError();
     }
     const hasEnded = this.state === 'released' || this.state === 'undone';
@@ -379,7 +379,7 @@ export class Scope {
       if (this.wasUndone()) {
         throw new NestedTransactionRolledBackError();
       }
-      if (this.transaction.state === 'committed') {
+      if (this.transaction.isPast) {
         throw new Error('This stream was to be read within the transaction of its idempotent request, which is over.');
       }
       return this.transaction.execute(sql);

@@ -76,7 +76,7 @@ export class WaitingStatement {
 
 /** A statement as a log shows it. */
 export function shown(sql: string): string {
-  const text = sql
+  const text = String(sql) // pg itself takes a query object, too
     .slice(0, 2 * SHOWN_LENGTH)
     .replace(/\s+/g, ' ')
     .trim();
