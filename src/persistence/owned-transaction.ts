@@ -135,12 +135,12 @@ export class OwnedTransaction {
     const limitMs = state === 'busy' ? CANCEL_WAIT_MS : POOL_WAIT_MS;
     const limit = setTimeout(() => connection.destroy(new Error('the rollback was not answered')), limitMs);
     try {
-      failpoint('rollback: sending');
-      const answered = this.store.rollback(connection.client);
       if (state === 'busy') {
-        await cancelUntil(answered, connection.client);
+        // Not behind the statement that is cancelled: pg warns of a query while another runs, and pg 9 refuses it.
+        await cancelUntil(within(limitMs, untilAnswered(connection.client)), connection.client);
       }
-      await answered;
+      failpoint('rollback: sending');
+      await this.store.rollback(connection.client);
       failpoint('rollback: done');
       connection.release();
     } catch (error) {
@@ -167,4 +167,22 @@ export class OwnedTransaction {
 /** The stores' own errors carry that of the server as their cause. */
 function saysThatNothingIsKept(error: unknown): boolean {
   return isDefiniteFailure(error) || (error instanceof Error && isDefiniteFailure(error.cause));
+}
+
+/** What pg's Client has beyond its public type, from 8.17 on; before that it did not mind queries in a row. */
+type BusyClient = PoolClient & { _activeQuery?: unknown };
+const ACTIVE_QUERY = '_activeQuery';
+
+/** Resolves when the server has answered all that was sent to it, or is gone. */
+async function untilAnswered(client: PoolClient): Promise<void> {
+  const { [ACTIVE_QUERY]: running } = client as BusyClient;
+  if (running !== undefined && running !== null) {
+    await new Promise<void>((resolve) => {
+      const done = (): void => {
+        client.off('drain', done).off('end', done);
+        resolve();
+      };
+      client.on('drain', done).on('end', done);
+    });
+  }
 }

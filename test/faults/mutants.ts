@@ -300,8 +300,8 @@ export const MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: OWNED,
-        from: 'const answered = this.store.rollback(connection.client);',
-        to: 'const answered = Promise.resolve();',
+        from: 'await this.store.rollback(connection.client);',
+        to: 'await Promise.resolve();',
       },
     ],
   },

@@ -63,7 +63,10 @@ export const keys = async () =>
   (await rows<{ key: string }>('select key from idempotency_keys order by key')).map(({ key }) => key);
 
 export const advisoryLocks = async () =>
-  (await rows(`select from pg_locks where locktype = 'advisory' and granted`)).length;
+  (
+    await rows(`select from pg_locks where locktype = 'advisory' and granted
+      and database = (select oid from pg_database where datname = current_database())`)
+  ).length;
 
 export async function terminate(pid: number): Promise<void> {
   expect(await rows('select pg_terminate_backend($1) as done', [pid])).toEqual([{ done: true }]);

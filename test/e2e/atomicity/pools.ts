@@ -13,13 +13,17 @@ export function watchOverlaps(test: TestApp): string[] {
     Object.assign(client, {
       query: (...given: unknown[]) => {
         const { _activeQuery: running } = client as unknown as { _activeQuery: unknown };
-        if (running || queue.length > 0) overlaps.push(String(given[0]));
+        if (running || queue.length > 0) overlaps.push(`${textOf(given[0])} behind ${textOf(running ?? queue[0])}`);
         return query(...given);
       },
     });
   };
   poolsOf(test).forEach((pool) => pool.on('acquire', watch));
   return overlaps;
+}
+
+function textOf(query: unknown): string {
+  return typeof query === 'string' ? query : String((query as { text?: unknown }).text);
 }
 
 export function poolsOf({ instances }: TestApp): Pool[] {
