@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import * as fc from 'fast-check';
-import { type ParsedKey, parseIdempotencyKey } from '../../../src/http/idempotency-key.js';
+import { type ParsedKey, parseResolvedKey } from '../../../src/http/idempotency-key.js';
 import { ADAPTERS, type TestApp } from '../../support/test-app.js';
 import { anyFingerprint, anyKey, anyScope, applicationErrors, asJson } from './resolver-values.js';
 import { resolved, ResolversController, resolveTo, Throws } from './resolvers.controller.js';
@@ -92,10 +92,10 @@ async function checkResolved(
 /** Only a string is a key. */
 function parsedAs(key: unknown): ParsedKey['kind'] {
   if (key === undefined || key === null || key === '') return 'missing';
-  return typeof key === 'string' ? parseIdempotencyKey(key).kind : 'malformed';
+  return typeof key === 'string' ? parseResolvedKey(key).kind : 'malformed';
 }
 
 function keyOf(key: unknown): string {
-  const parsed = parseIdempotencyKey(String(key));
+  const parsed = parseResolvedKey(key);
   return parsed.kind === 'key' ? parsed.key : '';
 }
