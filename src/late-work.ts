@@ -1,4 +1,3 @@
-import { fileURLToPath } from 'node:url';
 import { Logger } from '@nestjs/common';
 import { REFUSED_FOR_MS } from './idempotency.constants.js';
 
@@ -11,7 +10,9 @@ const MAX_CALL_SITES = 100;
 /** As many frames as lie between a statement and the code that asked for it, through TypeORM. */
 const FRAMES = 50;
 
-const OWN_FILES = fileURLToPath(new URL('.', import.meta.url));
+/** As stack traces name it; not by `import.meta`, which a bundle or CommonJS does not have. */
+const OWN_FILES =
+  /\(?([^\s()]+[/\\])[^/\\]*:\d+:\d+\)?$/.exec((new Error().stack ?? '').split('\n')[1] ?? '')?.[1] ?? '';
 
 /** Of the process. */
 export const warned = new Set<string>();
