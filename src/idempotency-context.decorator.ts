@@ -38,7 +38,7 @@ export interface IdempotencyContext extends IdempotencyExecutionTools {
 }
 
 /** Its options may stand behind `run` as well. */
-export interface StepMethod<Arguments extends unknown[]> {
+export interface StepMethod<Arguments extends unknown[] = []> {
   <T>(name: string, run: (...args: Arguments) => T | Promise<T>, options?: StepOptions): Promise<Serialized<T>>;
   <T>(name: string, options: StepOptions, run: (...args: Arguments) => T | Promise<T>): Promise<Serialized<T>>;
 }
