@@ -99,6 +99,9 @@ export function byKey<T extends { key: string }>(rows: T[]): Map<string, T[]> {
   return groups;
 }
 
+/** What an instance asks as it boots, outside of a transaction of its own; the next one to take a place may do so now. */
+const BOOT_QUESTIONS = '^(select n\\.nspname as schema|with recursive family|show server_encoding)';
+
 /** Sessions of the application in a transaction: none, when no request is under way. One that is being set up is in one, too. */
 export async function openTransactions(client: Client): Promise<string[]> {
   const { rows } = await client.query<{ what: string }>(`
@@ -106,7 +109,8 @@ export async function openTransactions(client: Client): Promise<string[]> {
     from pg_stat_activity
     where backend_type = 'client backend' and xact_start is not null and pid <> pg_backend_pid()
       and state is distinct from 'starting'
-      and query !~* 'purged as'`);
+      and query !~* 'purged as'
+      and not (state = 'active' and query ~* '${BOOT_QUESTIONS}')`);
   return rows.map(({ what }) => what);
 }
 
