@@ -179,7 +179,7 @@ export const DEFAULT_OPTIONS = {
   mode: 'transaction',
   leaseMs: 30_000, // longer than any pause of a healthy process, shorter than the patience of a client that retries
   stepTimeoutMs: 10 * 60 * 1000, // longer than any client waits for an answer, so than any provider takes to give it
-  maxStepsBytes: 8 * 1024 * 1024, // read by a retry in some 16 ms
+  maxStepsBytes: 8 * 1024 * 1024, // eight results of the largest size: a retry holds them all at once
   onInterrupted: 'resume',
   header: DEFAULT_HEADER,
   replayedHeader: REPLAYED_HEADER,
@@ -190,7 +190,7 @@ export const DEFAULT_OPTIONS = {
   retries: 0,
   timeoutMs: 30_000,
   maxBodyBytes: 1024 * 1024,
-  maxHeldBytes: 32 * 1024 * 1024, // ten of them, a pool's worth, are less than what Node.js itself takes
+  maxHeldBytes: 32 * 1024 * 1024, // a default pool of ten requests then holds 320 MiB at the most
   problemBaseUrl: 'urn:nestjs-idempotency:',
   purge: { intervalMs: 10 * 60 * 1000, batchSize: 1000 },
 } as const satisfies IdempotencyModuleOptions;
