@@ -17,6 +17,7 @@ export const SQLSTATE = {
 /** What pg's `DatabaseError` carries; a broken connection has no SQLSTATE. */
 export interface PostgresError extends Error {
   code?: string;
+  /** In the language of the server's messages. */
   severity?: string;
   column?: string;
   /** May quote a whole row. */
@@ -54,10 +55,34 @@ export function isRetryable(error: unknown): boolean {
 }
 
 /**
+ * Conditions with which a server, or a pooler on its behalf, ends a session. The severity would tell, but it comes in the
+ * language of `lc_messages`, and pg leaves out the one that does not.
+ */
+const ENDS_SESSION = /^(?:08|57P|25P0[34])/;
+
+/**
+ * Those that may: what PostgreSQL raises to PANIC in the middle of a COMMIT, whose outcome only recovery decides then (a
+ * full disk, a failing one, an internal error), and what refuses a connection, which poolers do at any time.
+ */
+const MAY_END_SESSION = /^(?:28|3D|53|58|F0|XX)/;
+
+/**
  * True when the server itself refused the statement and keeps the connection: whatever was sent behind it in the
  * same batch, a COMMIT included, was not executed. Anything else (a FATAL error, a broken socket, a time limit of
  * the driver) leaves the outcome open.
  */
 export function isDefiniteFailure(error: unknown): boolean {
-  return postgresErrorOf(error)?.severity === 'ERROR';
+  const code = stateFromServer(error);
+  return code !== undefined && !ENDS_SESSION.test(code) && !MAY_END_SESSION.test(code);
+}
+
+/** PostgreSQL's last word on a session that it ends; its socket closes a moment later. */
+export function isSessionEnd(error: unknown): boolean {
+  return ENDS_SESSION.test(stateFromServer(error) ?? '');
+}
+
+/** Node's errors have a `code` as well, `EPIPE` one that could be an SQLSTATE; but only a server's have a severity. */
+function stateFromServer(error: unknown): string | undefined {
+  const { severity, code } = postgresErrorOf(error) ?? {};
+  return severity === undefined ? undefined : code;
 }

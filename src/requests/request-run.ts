@@ -16,7 +16,7 @@ import {
   IdempotencyTransactionFailedException,
 } from '../idempotency.exceptions.js';
 import type { RouteOptions } from '../idempotency.options.js';
-import { isRetryable, postgresErrorOf } from '../persistence/sqlstate.js';
+import { isRetryable, isSessionEnd } from '../persistence/sqlstate.js';
 import type { StoredKeys } from '../stored-keys.js';
 import { delay, rerunPauseMs } from '../timing.js';
 import { contextOf } from './handler-context.js';
@@ -439,7 +439,7 @@ export class RequestRun implements ExchangeRun {
     }
     const exception = isRetryable(error)
       ? new IdempotencyConflictException({ cause: error })
-      : this.claim.connectionLost || isFatal(error)
+      : this.claim.connectionLost || isSessionEnd(error)
         ? new IdempotencyStoreUnavailableException('The connection to the database was lost.', { cause: error })
         : undefined;
     if (exception === undefined) {
@@ -490,9 +490,4 @@ export class RequestRun implements ExchangeRun {
 
 function failedAfterItsAnswer(): IdempotencyException {
   return new IdempotencyTransactionFailedException('The operation failed after it had answered, and was rolled back.');
-}
-
-/** PostgreSQL's last word on a session that it ends; its socket closes a moment later. */
-function isFatal(error: unknown): boolean {
-  return postgresErrorOf(error)?.severity === 'FATAL';
 }

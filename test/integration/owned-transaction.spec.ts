@@ -41,6 +41,7 @@ beforeAll(async () => {
 
 beforeEach(async () => {
   rollbacks = 0;
+  proxy.translatesErrors = false;
   await observer.query('truncate effects');
 });
 
@@ -91,9 +92,20 @@ describe('a transaction of the library', () => {
     expect(await effects()).toEqual(['taken']);
   });
 
+  it('is refused in whatever language the server speaks', async () => {
+    await observer.query(`insert into effects values ('taken')`);
+    const transaction = await begin('taken');
+    proxy.translatesErrors = true;
+
+    const refused = { kind: 'refused', error: { code: '23505', severity: 'LỖI' } };
+    expect(await transaction.commit(sendCommit)).toMatchObject(refused);
+    expect(transaction.state).toBe('rolled back');
+  });
+
   it('is refused where a store has understood what the server refused', async () => {
     const transaction = await begin('lost');
-    const error = new KeyAlreadyRecordedError('taken', { cause: Object.assign(new Error(), { severity: 'ERROR' }) });
+    const cause = Object.assign(new Error(), { severity: 'ERROR', code: '23502' });
+    const error = new KeyAlreadyRecordedError('taken', { cause });
 
     expect(await transaction.commit(() => Promise.reject(error))).toEqual({ kind: 'refused', error });
     expect(transaction.state).toBe('rolled back');

@@ -8,6 +8,8 @@ export class CountingProxy {
   /** Connections up to this number are told nothing of the server any more, not even its end. */
   private swallowed = 0;
   connections = 0;
+  /** Has the server speak Vietnamese, where "ERROR" takes as many bytes. */
+  translatesErrors = false;
   private readonly sockets: Socket[] = [];
   private readonly server: Server;
   /** One connection, through the proxy. */
@@ -63,7 +65,7 @@ export class CountingProxy {
     });
     server.on('data', (bytes) => {
       spoke = 'server';
-      if (number > this.swallowed) client.write(bytes);
+      if (number > this.swallowed) client.write(this.translatesErrors ? translated(bytes) : bytes);
     });
     client.on('close', () => server.destroy());
     server.on('close', () => {
@@ -71,4 +73,12 @@ export class CountingProxy {
     });
     for (const socket of [client, server]) socket.on('error', () => undefined);
   }
+}
+
+/** The severity is in an error message twice: as a person may read it, and as it is. */
+function translated(bytes: Buffer): Buffer {
+  const at = bytes.indexOf('SERROR\0VERROR\0');
+  return at < 0
+    ? bytes
+    : Buffer.concat([bytes.subarray(0, at), Buffer.from('SLỖI'), translated(bytes.subarray(at + 6))]);
 }
