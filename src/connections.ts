@@ -139,7 +139,7 @@ export class Connections {
 async function giveUp(connection: DatabaseConnection, answer: Promise<unknown>, overdue: Overdue): Promise<void> {
   const cause = new Error(`no answer within ${POOL_WAIT_MS} ms`);
   const limit = setTimeout(() => connection.destroy(cause), CANCEL_WAIT_MS);
-  await (overdue === 'cancel' ? cancelUntil(answer, connection.client) : answer).catch(() => undefined);
+  await (overdue === 'cancel' ? cancelUntil(answer, connection) : answer).catch(() => undefined);
   clearTimeout(limit);
   connection.destroy(cause);
 }

@@ -1,5 +1,6 @@
-import { Connection, type PoolClient } from 'pg';
+import { Connection, type Pool } from 'pg';
 import { within } from '../timing.js';
+import type { DatabaseConnection } from './database-connection.js';
 
 /** What is read of pg's Client beyond its public type; without the last two there is nothing to cancel by. */
 interface CancellableClient {
@@ -33,14 +34,14 @@ const REQUEST_LIMIT_MS = 1_000;
  *
  * @throws Error where it cannot be told whether one is: the connection must be destroyed
  */
-export async function cancelUntil(answered: Promise<unknown>, client: PoolClient): Promise<void> {
+export async function cancelUntil(answered: Promise<unknown>, connection: DatabaseConnection): Promise<void> {
   const settled = answered.then(
     () => true,
     () => true,
   );
   let isCertain = true;
   for (let pauseMs = PATIENCE_MS; !(await within(pauseMs, settled)); pauseMs = REPEAT_MS) {
-    const isOver = await requestCancel(client as unknown as CancellableClient);
+    const isOver = await requestCancel(connection);
     isCertain &&= isOver;
   }
   if (!isCertain) {
@@ -49,16 +50,17 @@ export async function cancelUntil(answered: Promise<unknown>, client: PoolClient
 }
 
 /**
- * A CancelRequest (PostgreSQL manual, 54.2.9) on a socket of its own, encrypted as the connection is; pg's own
- * `cancel()` knows no encryption. The server, or a pooler on its behalf, closes the socket once the signal was sent.
- * False where one was sent and that has not come.
+ * A CancelRequest (PostgreSQL manual, 54.2.9) on a socket of its own, made and encrypted as that of the connection is;
+ * pg's own `cancel()` knows no encryption, and no `stream` of the application. The server, or a pooler on its behalf,
+ * closes the socket once the signal was sent. False where one was sent and that has not come.
  */
-function requestCancel(client: CancellableClient): Promise<boolean> {
-  const { host, port, ssl, sslNegotiation, processID, secretKey } = client;
+function requestCancel({ client, runner }: DatabaseConnection): Promise<boolean> {
+  const { host, port, ssl, sslNegotiation, processID, secretKey } = client as unknown as CancellableClient;
   if (processID === null || secretKey === null) {
     return Promise.resolve(true);
   }
-  const connection = new PgConnection({ ssl, sslNegotiation });
+  const { master } = runner.connection.driver as { master?: Pool };
+  const connection = new PgConnection({ ssl, sslNegotiation, stream: master?.options.stream });
   const closed = new Promise<boolean>((resolve) => {
     let isSent = false;
     const send = (): void => {

@@ -4,7 +4,10 @@ import { within } from '../timing.js';
 
 /** What pg's Client and pg-pool's Pool have beyond their public types. */
 type LoneClient = Client & { connection: { stream: { destroy(): void } }; unref?(): void };
-type ClientMaker = { Client: new (options: object) => LoneClient; options: object };
+type ClientMaker = {
+  Client: new (options: object) => LoneClient;
+  options: { onConnect?(client: Client): unknown };
+};
 
 /** A session with PostgreSQL beside the pool, so that no use of the pool can keep it busy. */
 export class LoneSession {
@@ -24,7 +27,8 @@ export class LoneSession {
       if (connected === undefined) {
         throw new Error(`no connection within ${limitMs} ms`);
       }
-      // Listeners set up the pool's own connections by it, with a role or a search_path for instance.
+      // By these the pool's own connections are set up, with a role or a search_path for instance.
+      await master.options.onConnect?.(client);
       master.emit('connect', client as unknown as PoolClient);
       client.unref?.(); // it must not keep a process alive that is done
       return session;

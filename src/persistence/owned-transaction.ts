@@ -137,7 +137,7 @@ export class OwnedTransaction {
     try {
       if (state === 'busy') {
         // Not behind the statement that is cancelled: pg warns of a query while another runs, and pg 9 refuses it.
-        await cancelUntil(within(limitMs, untilAnswered(connection.client)), connection.client);
+        await cancelUntil(within(limitMs, untilAnswered(connection.client)), connection);
       }
       failpoint('rollback: sending');
       await this.store.rollback(connection.client);
