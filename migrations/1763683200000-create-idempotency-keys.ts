@@ -1,6 +1,7 @@
 import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
+import { dataSourceOf } from '../src/persistence/data-source-of.js';
 import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
-import { isOwnTable } from '../src/persistence/own-table.js';
+import { hasSchema, isOwnTable } from '../src/persistence/own-table.js';
 import { KEYS_TABLE, quoteIdentifier, tableName } from '../src/persistence/table-name.js';
 
 /**
@@ -21,7 +22,7 @@ export class CreateIdempotencyKeys1763683200000 implements Migration {
       return;
     }
     // Asked first, because `create schema if not exists` demands the right to create schemas even when it is there.
-    if (this.schema !== undefined && !(await runner.hasSchema(this.schema))) {
+    if (this.schema !== undefined && !(await hasSchema(runner, this.schema))) {
       await runner.query(`create schema if not exists ${quoteIdentifier(this.schema)}`);
     }
 
@@ -103,6 +104,6 @@ create table ${table} (
   }
 
   private table(runner: MigrationRunner): string {
-    return tableName(KEYS_TABLE, this.schema ?? dataSourceSchema(runner.dataSource));
+    return tableName(KEYS_TABLE, this.schema ?? dataSourceSchema(dataSourceOf(runner)));
   }
 }

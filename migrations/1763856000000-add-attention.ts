@@ -1,4 +1,5 @@
 import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
+import { dataSourceOf } from '../src/persistence/data-source-of.js';
 import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
 import { hasColumn } from '../src/persistence/own-table.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from '../src/persistence/table-name.js';
@@ -43,6 +44,6 @@ export class AddAttention1763856000000 implements Migration {
   }
 
   private table(runner: MigrationRunner, table: string): string {
-    return tableName(table, this.schema ?? dataSourceSchema(runner.dataSource));
+    return tableName(table, this.schema ?? dataSourceSchema(dataSourceOf(runner)));
   }
 }

@@ -1,13 +1,11 @@
-import type { DataSource, MigrationInterface } from 'typeorm';
+import type { MigrationInterface } from 'typeorm';
 
 /**
  * What our migrations need of TypeORM's `QueryRunner`, and no more: so that `migration:sql` can pass in one that writes
- * statements down instead of running them.
+ * statements down instead of running them. Its DataSource is found by `dataSourceOf()`.
  */
 export interface MigrationRunner {
-  readonly dataSource: DataSource;
   query(sql: string, parameters?: unknown[]): Promise<unknown>;
-  hasSchema(schema: string): Promise<boolean>;
 }
 
 /** A migration that TypeORM can run, and {@link MigrationRunner} too. */

@@ -20,3 +20,9 @@ export async function hasColumn(runner: MigrationRunner, table: string, column: 
   )) as unknown[];
   return rows.length > 0;
 }
+
+/** Asked here: TypeORM before 1.0 puts the name into its own question as it is, quotes and all. */
+export async function hasSchema(runner: MigrationRunner, schema: string): Promise<boolean> {
+  const rows = (await runner.query('select 1 from pg_namespace where nspname = $1::name', [schema])) as unknown[];
+  return rows.length > 0;
+}

@@ -1,4 +1,5 @@
 import type { DataSource } from 'typeorm';
+import { dataSourceOf } from './data-source-of.js';
 import type { MigrationRunner } from './migration-runner.js';
 
 /** Stands in for the query runner of a migration: keeps the statements, with their values written out, and runs none. */
@@ -8,7 +9,7 @@ export class StatementRecorder implements MigrationRunner {
   constructor(private readonly runner: MigrationRunner) {}
 
   get dataSource(): DataSource {
-    return this.runner.dataSource;
+    return dataSourceOf(this.runner);
   }
 
   /** A question is asked: what is there decides what would be done. */
@@ -22,11 +23,6 @@ export class StatementRecorder implements MigrationRunner {
     );
     this.statements.push(statement.trim());
     return undefined;
-  }
-
-  /** A question, not a statement: only the database can answer it. */
-  async hasSchema(schema: string): Promise<boolean> {
-    return this.runner.hasSchema(schema);
   }
 }
 

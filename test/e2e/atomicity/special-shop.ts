@@ -8,8 +8,7 @@ import {
   InjectRepository,
   TypeOrmModule,
 } from '@nestjs/typeorm';
-import { DataSource, type Repository } from 'typeorm';
-import type { PostgresDataSourceOptions } from 'typeorm/driver/postgres/PostgresDataSourceOptions.js';
+import { DataSource, type DataSourceOptions, type Repository } from 'typeorm';
 import { IdempotencyService } from '../../../src/index.js';
 import { Effect } from '../../support/effect.entity.js';
 import type { Adapter, TestApp } from '../../support/test-app.js';
@@ -17,6 +16,8 @@ import { waitFor } from '../../support/wait-for.js';
 import { database, sessions, start } from './lab.js';
 import { Shop } from './shop.controller.js';
 import { Books, Orders, Outbox, Script, StopOutside } from './shop.js';
+
+type PostgresOptions = Extract<DataSourceOptions, { type: 'postgres' }>;
 
 @Controller()
 class SpecialShop extends Shop {
@@ -36,7 +37,7 @@ class SpecialShop extends Shop {
 /** The same shop over a second DataSource, which is the one that is configured. */
 export async function startWith(
   adapter: Adapter,
-  options: Partial<PostgresDataSourceOptions>,
+  options: Partial<PostgresOptions>,
 ): Promise<TestApp & { script: Script; special: DataSource }> {
   const name = 'special';
   const inject = <T>(type: Type<T>, ...tokens: unknown[]) => ({
@@ -56,7 +57,7 @@ export async function startWith(
         poolSize: 3,
         retryAttempts: 0,
         ...options,
-      } as PostgresDataSourceOptions),
+      } as PostgresOptions),
       TypeOrmModule.forFeature([Effect], name),
     ],
     providers: [

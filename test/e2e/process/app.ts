@@ -7,6 +7,7 @@ import { InjectRepository, TypeOrmModule } from '@nestjs/typeorm';
 import type { PoolClient } from 'pg';
 import type { Repository } from 'typeorm';
 import { IdempotencyContext, IdempotencyModule, Idempotent } from '../../../src/index.js';
+import { dataSourceOf } from '../../../src/persistence/data-source-of.js';
 import { Effect } from '../../support/effect.entity.js';
 import { ADAPTERS, type Adapter } from '../../support/test-app.js';
 import type { FromApp, Server, ToApp } from './protocol.js';
@@ -57,7 +58,7 @@ class Habits {
   @Post('released')
   @Idempotent()
   async released(): Promise<string> {
-    const runner = this.effects.manager.dataSource.createQueryRunner();
+    const runner = dataSourceOf(this.effects.manager).createQueryRunner();
     const client = (await runner.connect()) as PoolClient & { end(): Promise<void> };
     await client.query(`insert into effects (label) values ('released')`);
     client.on('notice', () => undefined);
@@ -71,7 +72,7 @@ class Habits {
   @Post('kept')
   @Idempotent()
   async keep(): Promise<string> {
-    this.kept = (await this.effects.manager.dataSource.createQueryRunner().connect()) as PoolClient;
+    this.kept = (await dataSourceOf(this.effects.manager).createQueryRunner().connect()) as PoolClient;
     return 'done';
   }
 
@@ -92,7 +93,7 @@ class Habits {
 
   @Get('listeners')
   async listeners(): Promise<number> {
-    return this.effects.manager.dataSource.transaction(async ({ queryRunner }) => {
+    return dataSourceOf(this.effects.manager).transaction(async ({ queryRunner }) => {
       const client = (await queryRunner!.connect()) as PoolClient;
       return client.listenerCount('notice');
     });

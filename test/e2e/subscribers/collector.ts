@@ -14,6 +14,8 @@ import { Effect } from '../../support/effect.entity.js';
 export const collected = {
   /** Transaction events with the number of their runner, in the order in which runners were seen. */
   told: [] as string[],
+  /** Here, since TypeORM before 1.0 has one collector for all DataSources. */
+  runners: [] as QueryRunner[],
   /** Labels that were published after COMMIT. */
   published: [] as string[],
   /** What `save(…, { data })` had for each insert. */
@@ -27,7 +29,6 @@ export const collected = {
 @EventSubscriber()
 export class Collector implements EntitySubscriberInterface<Effect> {
   private readonly inserted = new Map<QueryRunner, string[]>();
-  private readonly runners: QueryRunner[] = [];
 
   listenTo() {
     return Effect;
@@ -76,7 +77,8 @@ export class Collector implements EntitySubscriberInterface<Effect> {
   }
 
   private tell(what: string, { queryRunner }: { queryRunner: QueryRunner }): void {
-    if (!this.runners.includes(queryRunner)) this.runners.push(queryRunner);
-    collected.told.push(`${what} ${this.runners.indexOf(queryRunner) + 1}`);
+    const { runners, told } = collected;
+    if (!runners.includes(queryRunner)) runners.push(queryRunner);
+    told.push(`${what} ${runners.indexOf(queryRunner) + 1}`);
   }
 }

@@ -38,7 +38,7 @@ beforeEach(async () => {
     subscribers: [Collector],
     poolSize: 4,
   }).initialize();
-  Object.assign(collected, { told: [], published: [], data: [] });
+  Object.assign(collected, { told: [], runners: [], published: [], data: [] });
   Object.assign(collected, { beforeCommit: undefined, afterCommit: undefined, aroundQuery: undefined });
 });
 

@@ -1,6 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { type QueryRunner, TransactionNotStartedError } from 'typeorm';
 import { deferred } from '../../../src/deferred.js';
+import { dispose } from '../../support/dispose.js';
 import { Effect } from '../../support/effect.entity.js';
 import { add, Expected, manually, severalTurns } from './helpers.js';
 import { dataSource, effects, inRequest, withTransactions } from './lab.js';
@@ -105,13 +106,13 @@ describe('a runner with a transaction of its own', () => {
         await runner.commitTransaction();
         await expect(runner.commitTransaction()).rejects.toThrow(TransactionNotStartedError);
         await expect(manager.queryRunner!.rollbackTransaction()).rejects.toThrow(TransactionNotStartedError);
-        await runner[Symbol.asyncDispose]();
+        await dispose(runner);
       });
       const { queryRunner } = transaction.createManager();
       await expect(queryRunner!.rollbackTransaction()).rejects.toThrow(TransactionNotStartedError);
       await expect(queryRunner!.commitTransaction()).rejects.toThrow(TransactionNotStartedError);
       await queryRunner!.release();
-      await dataSource.createQueryRunner()[Symbol.asyncDispose]();
+      await dispose(dataSource.createQueryRunner());
     });
     expect(await effects()).toEqual(['around']);
   });

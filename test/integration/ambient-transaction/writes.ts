@@ -1,6 +1,7 @@
 import { expect } from '@jest/globals';
 import type { PoolClient } from 'pg';
 import { Repository } from 'typeorm';
+import { dispose } from '../../support/dispose.js';
 import { Effect } from '../../support/effect.entity.js';
 import { Author, Letter, Shelf } from './entities.js';
 import { ada, add, authors, effectsOf, manually } from './helpers.js';
@@ -143,7 +144,7 @@ export const WRITES: [path: string, work: (request: Request) => Promise<unknown>
       const runner = dataSource.createQueryRunner();
       await runner.startTransaction();
       await runner.manager.save(Effect, { label: 'x' });
-      await runner[Symbol.asyncDispose]();
+      await dispose(runner, true);
     },
   ],
   [
