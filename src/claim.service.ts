@@ -12,6 +12,7 @@ import {
 } from './idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from './idempotency.exceptions.js';
 import type { RouteOptions } from './idempotency.options.js';
+import { KeylessRequest } from './keyless-request.js';
 import type { LeaseService } from './lease/lease.service.js';
 import { AmbientTransaction } from './persistence/ambient-transaction.js';
 import type { ClaimedRequest, ClaimRequest, ClaimResult, KeyStore, PeekResult } from './persistence/key-store.js';
@@ -39,6 +40,15 @@ export interface IdempotentRequest extends Omit<ClaimedRequest, 'claimId' | 'ttl
     | 'timeoutMs'
     | 'storeErrors'
   >;
+}
+
+/** A request whose route does not require a key. */
+export interface RequestWithoutKey {
+  readonly key?: undefined;
+  /** @throws what the route's option has thrown */
+  readonly scope: () => string;
+  readonly method: string;
+  readonly path: string;
 }
 
 /** A response that can be sent again. */
@@ -132,6 +142,12 @@ export class ClaimService {
       await delay(OUTCOME_LOOK_UPS.pauseMs); // the old session still holds the lock: it has not finished
     }
     throw new IdempotencyStoreUnavailableException('The connection was lost while the operation was committed.');
+  }
+
+  /** @param route for the log: "POST /orders" */
+  withoutKey(options: RouteOptions, route: string): KeylessRequest {
+    const tools = options.mode === 'lease' ? this.leases.stepsWithoutKey(options, route) : undefined;
+    return new KeylessRequest(this.connections.transactions, tools);
   }
 
   /**

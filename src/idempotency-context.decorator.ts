@@ -5,9 +5,15 @@ import type { StepOptions } from './lease/step-call.js';
 import type { Serialized } from './lease/step-outcome.js';
 import type { StoredKey } from './persistence/stored-key.js';
 
-/** What a handler may know of its idempotent request, and do for it. */
-export interface IdempotencyContext extends IdempotencyExecutionTools {
-  readonly key: string;
+/**
+ * What a handler may know of its idempotent request, and do for it. A request without a key, where the route does not
+ * require one, has the same: its handler runs unprotected, and its steps run straight through.
+ *
+ * @typeParam Key `IdempotencyContext<string | undefined>` on a route with `required: false`
+ */
+export interface IdempotencyContext<Key extends string | undefined = string> extends IdempotencyExecutionTools {
+  /** `undefined` where the request has none. */
+  readonly key: Key;
   readonly scope: string;
   /** 1, and one more each time the handler is run again; in lease mode also by a retry, after an attempt that failed. */
   readonly attempt: number;
@@ -22,13 +28,14 @@ export interface IdempotencyContext extends IdempotencyExecutionTools {
    * Runs `callback` once the transaction has committed, in lease mode the response was recorded, and the response was
    * let go; never after a rollback, nor where the nested transaction around the call is undone. In
    * {@link IdempotencyExecutionTools.transaction} it runs after that transaction's COMMIT, at most once for all attempts.
-   * An error in it is logged. It is lost when the process dies before: work that must not be lost belongs in the
+   * An error in it is logged. Without a key it runs once the handler has succeeded. It is lost when the process dies before: work that must not be lost belongs in the
    * transaction. Any service has the same by `IdempotencyService.afterCommit`.
    */
   afterCommit(callback: () => unknown): void;
   /**
    * A key for a provider's own idempotency header: the same for each attempt at `step`, and for no other step or key.
-   * It closes the gap between the provider's answer and the memory of the step. A UUID.
+   * It closes the gap between the provider's answer and the memory of the step. A UUID. Without a key it is another one for
+   * each request.
    */
   downstreamKey(step: string, options?: Pick<StepOptions, 'key'>): string;
   /** What is known of another key of this {@link scope}; see `IdempotencyService.find()`. */
@@ -67,10 +74,7 @@ export interface IdempotencyExecutionTools {
   readonly transaction: StepMethod<[manager: EntityManager]>;
 }
 
-/**
- * Hands a handler the {@link IdempotencyContext} of its request; `undefined` where the route does not require a key
- * and the request has none.
- */
+/** Hands a handler the {@link IdempotencyContext} of its request. */
 export const IdempotencyContext = createParamDecorator(
   (_: unknown, context: ExecutionContext) =>
     HttpExchange.find(context.switchToHttp().getResponse<object>())?.handlersContext,

@@ -1,7 +1,7 @@
 import { AsyncResource } from 'node:async_hooks';
 import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor, Optional } from '@nestjs/common';
 import { Observable, type Subscriber, type TeardownLogic } from 'rxjs';
-import type { IdempotentRequest } from './claim.service.js';
+import type { IdempotentRequest, RequestWithoutKey } from './claim.service.js';
 import { failpoint } from './failpoint.js';
 import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/fingerprint.js';
 import { requestTarget } from './http/http-request.js';
@@ -61,15 +61,15 @@ export class IdempotencyInterceptor implements NestInterceptor {
     return this.runtime;
   }
 
-  /** What is asked for, and under which key; nothing for a request without a key where the route does not require one. */
+  /** What is asked for, and under which key. */
   private async describe(
     context: ExecutionContext,
     exchange: HttpExchange,
     options: RouteOptions,
-  ): Promise<IdempotentRequest | undefined> {
+  ): Promise<IdempotentRequest | RequestWithoutKey> {
     const resolved = options.key === undefined ? undefined : await options.key(context);
     const key = this.readKey(exchange, options, resolved);
-    return key === undefined ? undefined : describeRequest(context, key, options);
+    return key === undefined ? describeWithoutKey(context, options) : describeRequest(context, key, options);
   }
 
   private readKey(exchange: HttpExchange, options: RouteOptions, resolved: unknown): string | undefined {
@@ -126,6 +126,18 @@ async function describeRequest(
     path: requestTarget(request).path,
     options,
   };
+}
+
+/** Whose it is matters only to a handler that asks: one that cannot be told must not keep it from running. */
+async function describeWithoutKey(context: ExecutionContext, options: RouteOptions): Promise<RequestWithoutKey> {
+  const request = context.switchToHttp().getRequest<Parameters<typeof requestTarget>[0]>();
+  const scope = await resolveScope(context, options).then(
+    (value) => () => value,
+    (error: unknown) => () => {
+      throw error;
+    },
+  );
+  return { scope, method: request.method, path: requestTarget(request).path };
 }
 
 /** A media type that nothing reads is the client's mistake; anything else that leaves a body unread is the route's. */

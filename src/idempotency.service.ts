@@ -4,6 +4,7 @@ import { Injectable } from '@nestjs/common';
 import { runLogged } from './after-commit.js';
 import { DEFAULT_OPTIONS } from './idempotency.options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
+import { runningKeylessRequest } from './keyless-request.js';
 import { runningLeasedClaim } from './lease/leased-claim.js';
 import type { StoredHeader } from './persistence/shared-statements.js';
 import type { StoredKey } from './persistence/stored-key.js';
@@ -98,11 +99,12 @@ export class IdempotencyService {
    * Runs `callback` once the request on whose behalf it is called has committed and its response was let go; never after
    * a rollback, nor where the nested transaction around the call is undone. It may be called in any service, as
    * {@link IdempotencyContext.afterCommit} in a handler. In `ctx.transaction` of lease mode it runs after that
-   * transaction's COMMIT, before `ctx.transaction` resolves, and at most once for all attempts. Outside of an idempotent
-   * request it runs at once. An error in it is logged; it is lost when the process dies before.
+   * transaction's COMMIT, before `ctx.transaction` resolves, and at most once for all attempts. In a request
+   * without a key, where the route does not require one, it runs once the handler has succeeded; outside of an idempotent
+   * request at once. An error in it is logged; it is lost when the process dies before.
    */
   afterCommit(callback: () => unknown): void {
-    const around = this.runtime.transactions.transaction() ?? runningLeasedClaim();
+    const around = this.runtime.transactions.transaction() ?? runningLeasedClaim() ?? runningKeylessRequest();
     if (around === undefined) {
       void runLogged(callback);
     } else {

@@ -2,11 +2,9 @@ import { HttpException, Logger } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import { errorWithoutValues } from '../error-without-values.js';
 import { failpoint } from '../failpoint.js';
-import { STORE_PATIENCE_MS } from '../idempotency.constants.js';
 import {
   IdempotencyException,
   IdempotencyStepsChangedException,
-  IdempotencyStoreUnavailableException,
   IdempotencyTransactionFailedException,
 } from '../idempotency.exceptions.js';
 import type { RouteOptions } from '../idempotency.options.js';
@@ -17,7 +15,7 @@ import { isDefiniteFailure, isRetryable } from '../persistence/sqlstate.js';
 import { requestStorage } from '../request-storage.js';
 import { delay, rerunPauseMs, within } from '../timing.js';
 import { DurableStepError } from './durable-step.error.js';
-import type { LeaseHold } from './lease-hold.js';
+import type { StepHold } from './step-hold.js';
 import {
   type StepArguments,
   type StepCall,
@@ -63,7 +61,7 @@ export class DurableSteps implements StepTools {
   constructor(
     finished: readonly FinishedStep[],
     private readonly attempt: number,
-    private readonly hold: LeaseHold,
+    private readonly hold: StepHold,
     private readonly store: LeaseStore,
     private readonly options: StepRules,
     /** For the log: "POST /orders". */
@@ -132,7 +130,7 @@ export class DurableSteps implements StepTools {
       const work = (manager: EntityManager): Promise<T> => this.inside(step.name, () => run(manager));
       const ending = await this.tryOut(step, () => this.inTransaction(step, work));
       if (ending.error !== undefined) {
-        await this.add({ ...step, outcome: ending.outcome }); // its writes are undone; that it has failed stays known
+        await this.hold.remember({ ...step, outcome: ending.outcome }); // its writes are undone; that it has failed stays known
       }
       return ending;
     });
@@ -188,7 +186,7 @@ export class DurableSteps implements StepTools {
     }
     this.assertRoom(id);
     await this.hold.ensure();
-    await this.failures.store((step) => this.add(step));
+    await this.failures.store((step) => this.hold.remember(step));
     failpoint('step: starting');
     const step = { ...this.hold.holder, name: id, position, attempt: this.attempt };
     const { outcome, error } = await this.hold.whileStepRuns(() => perform(step, run));
@@ -317,7 +315,7 @@ export class DurableSteps implements StepTools {
   /** The memory of an effect. What the store refuses for good is left to an operator, as is what has no JSON. */
   private async remember(step: NewStep): Promise<void> {
     try {
-      await this.add(step);
+      await this.hold.remember(step);
     } catch (error) {
       this.effectUnknown = true;
       if (isDefiniteFailure(error instanceof Error ? error.cause : undefined)) {
@@ -346,18 +344,7 @@ export class DurableSteps implements StepTools {
 
   private async bury(step: Beginning, detail: string): Promise<void> {
     const attention: Attention = { reason: 'effect-unknown', steps: [...this.lost, step.name], detail };
-    await this.add({ ...step, outcome: lostAsJson(detail) }, attention);
+    await this.hold.remember({ ...step, outcome: lostAsJson(detail) }, attention);
     this.lost.push(step.name);
-  }
-
-  private async add(step: NewStep, attention?: Attention): Promise<void> {
-    try {
-      await this.hold.line.insist((client) => this.store.addStep(client, step, attention), STORE_PATIENCE_MS);
-    } catch (error) {
-      if (error instanceof FencedOffError) {
-        throw this.hold.lose();
-      }
-      throw new IdempotencyStoreUnavailableException('The result of a step could not be stored.', { cause: error });
-    }
   }
 }

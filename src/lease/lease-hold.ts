@@ -1,9 +1,12 @@
 import { deferred } from '../deferred.js';
 import { failpoint } from '../failpoint.js';
-import { POOL_WAIT_MS } from '../idempotency.constants.js';
+import { POOL_WAIT_MS, STORE_PATIENCE_MS } from '../idempotency.constants.js';
+import type { Connections } from '../connections.js';
 import { IdempotencyLeaseLostException, IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
 import { Lane } from '../persistence/lane.js';
-import type { Holder, LeaseStore } from '../persistence/lease-store.js';
+import { FencedOffError, type Holder, type LeaseStore, type NewStep } from '../persistence/lease-store.js';
+import type { Attention } from '../persistence/stored-key.js';
+import type { StepHold } from './step-hold.js';
 import type { LeaseLine } from './lease-line.js';
 
 /** A renewal that fails has two more chances before the lease runs out. */
@@ -34,7 +37,8 @@ function elapsedMs(since: Moment): number {
  * The lease of one attempt, renewed for as long as it is held: while the handler runs, and while a step runs, whatever has
  * become of the request.
  */
-export class LeaseHold {
+export class LeaseHold implements StepHold {
+  readonly hasKey = true;
   private readonly controller = new AbortController();
   /** Counted from before it was asked for, so that the lease never ends earlier by the database's clock. */
   private heldSince: Moment;
@@ -57,6 +61,10 @@ export class LeaseHold {
   ) {
     this.heldSince = claimedAt;
     this.schedule();
+  }
+
+  get connections(): Connections {
+    return this.line.connections;
   }
 
   /** Aborted when the lease is lost, when it could not be renewed in time, or when the request is given up. */
@@ -112,6 +120,17 @@ export class LeaseHold {
     this.stopped = true;
     clearTimeout(this.timer);
     await this.renewing;
+  }
+
+  async remember(step: NewStep, attention?: Attention): Promise<void> {
+    try {
+      await this.line.insist((client) => this.store.addStep(client, step, attention), STORE_PATIENCE_MS);
+    } catch (error) {
+      if (error instanceof FencedOffError) {
+        throw this.lose();
+      }
+      throw new IdempotencyStoreUnavailableException('The result of a step could not be stored.', { cause: error });
+    }
   }
 
   /** Keeps the lease for as long as an effect may be under way. */

@@ -9,7 +9,8 @@ import type { LeaseResult, LeaseStore } from '../persistence/lease-store.js';
 import { isDefiniteFailure } from '../persistence/sqlstate.js';
 import type { StatementRunner } from '../persistence/statement-runner.js';
 import { within } from '../timing.js';
-import { DurableSteps } from './durable-steps.js';
+import { DurableSteps, type StepRules } from './durable-steps.js';
+import { KeylessHold } from './keyless-hold.js';
 import { LeaseHold, now } from './lease-hold.js';
 import { LeaseLine } from './lease-line.js';
 import { LeasedClaim } from './leased-claim.js';
@@ -65,6 +66,11 @@ export class LeaseService {
         this.leave(left),
       ),
     };
+  }
+
+  /** Steps for a request without a key: they run as with one, and are not remembered. */
+  stepsWithoutKey(options: StepRules, route: string): DurableSteps {
+    return new DurableSteps([], 1, new KeylessHold(this.connections), this.store, options, route);
   }
 
   private leave(running: Promise<void>): void {

@@ -8,13 +8,14 @@ import { FencedOffError, type LeaseStore, type NewStep } from '../persistence/le
 import { OwnedTransaction } from '../persistence/owned-transaction.js';
 import { settingsAtBegin } from '../persistence/session-settings.js';
 import { isDefiniteFailure } from '../persistence/sqlstate.js';
-import { type LeaseHold, now } from './lease-hold.js';
+import { now } from './lease-hold.js';
+import type { StepHold } from './step-hold.js';
 import { outcomeAsJson } from './step-outcome.js';
 
 /** A step whose writes and whose memory commit together. */
 export class StepTransaction {
   constructor(
-    private readonly hold: LeaseHold,
+    private readonly hold: StepHold,
     private readonly store: LeaseStore,
     private readonly options: Pick<RouteOptions, 'isolation' | 'timeoutMs'>,
     private readonly route: string,
@@ -26,7 +27,7 @@ export class StepTransaction {
    * @throws FencedOffError, TransactionEndedByHandlerError, or whatever `work` throws; nothing is kept then
    */
   async run<T>(step: Omit<NewStep, 'outcome'>, work: (manager: EntityManager) => Promise<T>): Promise<string> {
-    const isolation = this.options.isolation ?? this.hold.line.connections.transactions.defaultIsolation;
+    const isolation = this.options.isolation ?? this.hold.connections.transactions.defaultIsolation;
     const locksTheKey = isolation === 'REPEATABLE READ' || isolation === 'SERIALIZABLE';
     return locksTheKey
       ? this.hold.whileLocked(() => this.carryOut(isolation, step, work, true))
@@ -62,9 +63,9 @@ export class StepTransaction {
     limitMs: number,
   ): Promise<AmbientTransaction> {
     const { store } = this;
-    const { connections } = this.hold.line;
+    const { connections, hasKey } = this.hold;
     const { connection } = await connections
-      .ask((client) => store.begin(client, step, isolation, limitMs))
+      .ask((client) => store.begin(client, step, isolation, limitMs, hasKey))
       .catch(cannotBegin);
     const transaction = new OwnedTransaction(connection, store);
     return new AmbientTransaction(
@@ -80,7 +81,9 @@ export class StepTransaction {
     let askedAt = now();
     const answer = await transaction.commit((client) => {
       askedAt = now();
-      return this.store.commitStep(client, step, renews ? this.hold : undefined);
+      return this.hold.hasKey
+        ? this.store.commitStep(client, step, renews ? this.hold : undefined)
+        : this.store.commitUnrecorded(client, step);
     });
     switch (answer.kind) {
       case 'committed':

@@ -178,6 +178,7 @@ export class LeaseStore {
    * Begins a transaction for a step's writes. A snapshot that lasts as long as the transaction could not see a takeover
    * at its end: under such a level the key's row is locked from the start, and renewals have to wait.
    *
+   * @param hasKey whether there is a row at all
    * @throws FencedOffError, ReadOnlyServerError
    */
   async begin(
@@ -185,9 +186,10 @@ export class LeaseStore {
     { scope, key, claimId }: Holder,
     isolation: IsolationLevel | undefined,
     transactionTimeoutMs: number,
+    hasKey = true,
   ): Promise<void> {
     const { limits, hold } = this.statements;
-    const holdsFromStart = isolation === 'REPEATABLE READ' || isolation === 'SERIALIZABLE';
+    const holdsFromStart = hasKey && (isolation === 'REPEATABLE READ' || isolation === 'SERIALIZABLE');
     const results = await this.run(client, [
       { statement: BEGIN[isolation ?? 'default'] },
       { statement: limits, values: [String(transactionTimeoutMs)] },
@@ -211,13 +213,25 @@ export class LeaseStore {
    * @throws FencedOffError, TransactionEndedByHandlerError
    */
   async commitStep(client: PoolClient, step: NewStep, renewal?: { leaseMs: number; ttlMs: number }): Promise<void> {
-    const settings = settingsAtBegin(client, step.claimId);
+    const { marker } = settingsAtBegin(client, step.claimId);
+    await this.commitWith(client, step.claimId, [
+      { statement: this.statements.step, values: stepValues(step, marker) },
+      ...(renewal === undefined ? [] : [{ statement: this.statements.renew, values: renewalValues(step, renewal) }]),
+    ]);
+  }
+
+  /** The same for a request without a key: there is no row for it to be remembered by. */
+  async commitUnrecorded(client: PoolClient, { claimId }: Holder): Promise<void> {
+    await this.commitWith(client, claimId, []);
+  }
+
+  private async commitWith(client: PoolClient, claimId: string, memory: BoundStatement[]): Promise<void> {
+    const settings = settingsAtBegin(client, claimId);
     const results = await this.fenced(client, [
       putBackLimits(settings),
       { statement: this.statements.checkConstraints },
       putBackSession(settings),
-      { statement: this.statements.step, values: stepValues(step, settings.marker) },
-      ...(renewal === undefined ? [] : [{ statement: this.statements.renew, values: renewalValues(step, renewal) }]),
+      ...memory,
       { statement: this.statements.commit },
     ]);
     const tag = results.at(-1)?.tag;

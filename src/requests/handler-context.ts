@@ -5,19 +5,31 @@ import { downstreamKey } from '../lease/downstream-key.js';
 import type { StepArguments, StepWork, TransactionWork } from '../lease/step-call.js';
 import type { StoredKeys } from '../stored-keys.js';
 
+/** Whose operation it is. */
+interface Identified {
+  /** Absent where the request has none. */
+  readonly key: string | undefined;
+  readonly scope: string;
+  /** What keys for providers are made of where it has none. */
+  readonly seed?: string;
+}
+
 /** A run of the handler, read when the context is asked: another run has another claim. */
 export interface HandlersRun {
-  readonly request: { readonly key: string; readonly scope: string };
+  readonly request: Identified;
   readonly attempt: number;
-  readonly claim: Claim;
+  readonly claim: Pick<Claim, 'createManager' | 'signal' | 'afterCommit' | 'tools'>;
 }
 
 /** What a handler may know and do. */
-export function contextOf(run: HandlersRun, keys: StoredKeys): IdempotencyContext {
-  const { key, scope } = run.request;
+export function contextOf(run: HandlersRun, keys: StoredKeys): IdempotencyContext<string | undefined> {
+  const { request } = run;
+  const { key } = request;
   return {
     key,
-    scope,
+    get scope() {
+      return request.scope;
+    },
     get attempt() {
       return run.attempt;
     },
@@ -28,9 +40,9 @@ export function contextOf(run: HandlersRun, keys: StoredKeys): IdempotencyContex
       return run.claim.signal;
     },
     afterCommit: (callback) => run.claim.afterCommit(callback),
-    downstreamKey: (step, options) => downstreamKey(scope, key, step, options),
-    find: (other) => keys.find({ scope, key: other }),
-    forget: (other) => keys.forget({ scope, key: other }),
+    downstreamKey: (step, options) => downstreamKey(request.scope, key ?? request.seed!, step, options),
+    find: (other) => keys.find({ scope: request.scope, key: other }),
+    forget: (other) => keys.forget({ scope: request.scope, key: other }),
     step: <T>(name: string, ...given: StepArguments<StepWork<T>>) =>
       run.claim.tools?.step(name, ...given) ?? refuseStep(name),
     transaction: <T>(name: string, ...given: StepArguments<TransactionWork<T>>) =>

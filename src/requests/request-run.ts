@@ -1,7 +1,13 @@
 import { HttpException, Logger, StreamableFile } from '@nestjs/common';
 import { lastValueFrom, map, type Observable, type Subscriber, toArray } from 'rxjs';
 import type { Claim } from '../claim.js';
-import type { ClaimService, IdempotentRequest, Outcome, ReplayableResponse } from '../claim.service.js';
+import type {
+  ClaimService,
+  IdempotentRequest,
+  Outcome,
+  ReplayableResponse,
+  RequestWithoutKey,
+} from '../claim.service.js';
 import { errorWithoutValues } from '../error-without-values.js';
 import { failpoint } from '../failpoint.js';
 import type { ExchangeRun, HttpExchange } from '../http/response/http-exchange.js';
@@ -43,7 +49,7 @@ export class RequestRun implements ExchangeRun {
   request!: IdempotentRequest;
   claim!: Claim;
   private state: State = 'received';
-  private handlersContext: IdempotencyContext | undefined;
+  private handlersContext: IdempotencyContext<string | undefined> | undefined;
   private hasFailed = false;
   private hasValue = false;
   private undone: Promise<void> | undefined;
@@ -63,16 +69,16 @@ export class RequestRun implements ExchangeRun {
     private readonly outer: Subscriber<unknown>,
   ) {}
 
-  /** @param describe reads the request; nothing for one without a key, whose handler runs unprotected */
-  async begin(describe: () => Promise<IdempotentRequest | undefined>): Promise<void> {
+  /** @param describe reads the request */
+  async begin(describe: () => Promise<IdempotentRequest | RequestWithoutKey>): Promise<void> {
     try {
       const request = await describe();
       if (this.state !== 'received') {
         return;
       }
-      if (request === undefined) {
+      if (request.key === undefined) {
         this.on('no key');
-        this.handle().subscribe(this.outer);
+        this.pass(request);
         return;
       }
       this.request = request;
@@ -83,7 +89,23 @@ export class RequestRun implements ExchangeRun {
     }
   }
 
-  get context(): IdempotencyContext {
+  /** Runs the handler unprotected. */
+  private pass({ scope, method, path }: RequestWithoutKey): void {
+    const { claims, keys, options } = this.around;
+    const claim = claims.withoutKey(options, `${method} ${path}`);
+    const { seed } = claim;
+    const request = {
+      key: undefined,
+      get scope() {
+        return scope();
+      },
+      seed,
+    };
+    this.exchange.pass(contextOf({ request, attempt: 1, claim }, keys));
+    claim.run(this.handle).subscribe(this.outer);
+  }
+
+  get context(): IdempotencyContext<string | undefined> {
     return (this.handlersContext ??= contextOf(this, this.around.keys));
   }
 

@@ -60,6 +60,8 @@ export class HttpExchange {
   attempt = 1;
   /** The run that the response belongs to. */
   private run: ExchangeRun | undefined;
+  /** What the handler of a request without a key may know and do. */
+  private contextWithoutKey: unknown;
   private dispatchesAgain = false;
   private readonly hold: ResponseHold;
   private baseline: HeaderBaseline = new Map();
@@ -149,9 +151,14 @@ export class HttpExchange {
     return true;
   }
 
+  /** @param context what the handler may know and do, of a request that runs unprotected */
+  pass(context: unknown): void {
+    this.contextWithoutKey = context;
+  }
+
   /** What the handler of the run that answers may know and do. */
   get handlersContext(): unknown {
-    return this.run?.context;
+    return this.run?.context ?? this.contextWithoutKey;
   }
 
   /** Whether somebody has begun to answer. */

@@ -32,15 +32,12 @@ export class Contexts {
 
   @Post('context')
   @Idempotent({ required: false, scope: () => 'a scope' })
-  async context(@Body() { label }: Labelled, @IdempotencyContext() context?: IdempotencyContext) {
-    if (context === undefined) {
-      return { context: 'none' };
-    }
+  async context(@Body() { label }: Labelled, @IdempotencyContext() context: IdempotencyContext<string | undefined>) {
     await context.manager.save(Effect, { label });
     if (stage.broken) {
       throw new Error('rolled back');
     }
-    return { key: context.key, scope: context.scope, attempt: context.attempt };
+    return { key: context.key ?? null, scope: context.scope, attempt: context.attempt };
   }
 
   @Post('outside')

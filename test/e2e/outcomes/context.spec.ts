@@ -48,14 +48,16 @@ describe.each(ADAPTERS)('what becomes of a request, on %s', (adapter) => {
       expect(await effects('"a \\\\ key"')).toBe(1);
     });
 
-    it('is undefined where the request has no key', async () => {
+    it('has no key where the request has none', async () => {
+      stage.broken = false;
       const response = await application().request({
         method: 'POST',
         path: '/context',
         headers: [['Content-Type', 'application/json']],
-        body: '{}',
+        body: '{"label":"no key"}',
       });
-      expect(json(response)).toEqual({ context: 'none' });
+      expect(json(response)).toEqual({ key: null, scope: 'a scope', attempt: 1 });
+      expect(await effects('no key')).toBe(1);
     });
   });
 
