@@ -88,8 +88,8 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: HANDLER_CONTEXT,
-        from: 'downstreamKey: (step, options) => downstreamKey(scope, key, step, options),',
-        to: 'downstreamKey: (step, options) => downstreamKey(scope, key, `${step} ${run.attempt}`, options),',
+        from: 'downstreamKey(request.scope, key ?? request.seed!, step, options)',
+        to: 'downstreamKey(request.scope, key ?? request.seed!, `${step} ${run.attempt}`, options)',
       },
     ],
   },
@@ -107,7 +107,7 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
         from: '{ statement: this.statements.checkConstraints },\n',
         to: "{ statement: this.statements.checkConstraints },\n{ statement: this.statements.commit },\n{ statement: BEGIN['READ COMMITTED'] },\n",
       },
-      { file: LEASE_STORE, from: 'stepValues(step, settings.marker)', to: 'stepValues(step, null)' },
+      { file: LEASE_STORE, from: 'stepValues(step, marker)', to: 'stepValues(step, null)' },
     ],
   },
   {
