@@ -1,5 +1,4 @@
-import type { IncomingHttpHeaders, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http';
-import { brotliDecompressSync, gunzipSync, inflateSync } from 'node:zlib';
+import type { OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { ReplayHeaders } from '../idempotency.options.js';
 
 /** A header line; `null` takes away one that the surroundings of the handler had set. */
@@ -134,62 +133,8 @@ function rawHeaderNames(response: ServerResponse): string[] {
   return (response as ServerResponse & { getRawHeaderNames(): string[] }).getRawHeaderNames();
 }
 
-const DECODERS: Record<string, (body: Buffer) => Buffer> = {
-  gzip: gunzipSync,
-  'x-gzip': gunzipSync,
-  deflate: inflateSync,
-  br: brotliDecompressSync,
-};
-
-/**
- * Undoes a stored Content-Encoding that the retrying client does not accept (RFC 9110, 12.5.3). The ETag goes with it:
- * it named the encoded bytes.
- */
-export function acceptableTo(
-  request: IncomingHttpHeaders,
-  recorded: { headers: HeaderLine[]; body: Buffer },
-): { headers: HeaderLine[]; body: Buffer } {
-  const encoding = headerOf(recorded.headers, 'content-encoding')?.toLowerCase();
-  const decode = encoding === undefined ? undefined : DECODERS[encoding];
-  if (encoding === undefined || decode === undefined || accepts(request['accept-encoding'], encoding)) {
-    return recorded;
-  }
-  let body: Buffer;
-  try {
-    body = decode(recorded.body);
-  } catch {
-    return recorded; // it is not what it says, or there is none (204, 304): then as the first client got it
-  }
-  const own = new Set(['content-encoding', 'content-length', 'etag']);
-  return {
-    headers: [
-      ...recorded.headers.filter(([name]) => !own.has(name.toLowerCase())),
-      ['Content-Encoding', null],
-      ['ETag', null],
-      ['Content-Length', String(body.length)],
-    ],
-    body,
-  };
-}
-
 export function headerOf(lines: readonly HeaderLine[], name: string): string | undefined {
   return lines.find((line) => line[0].toLowerCase() === name)?.[1] ?? undefined;
-}
-
-function accepts(acceptEncoding: IncomingHttpHeaders['accept-encoding'], encoding: string): boolean {
-  if (acceptEncoding === undefined) {
-    return true; // who does not say takes any, as the first client of the same kind did
-  }
-  const offers = new Map(
-    String(acceptEncoding)
-      .toLowerCase()
-      .split(',')
-      .map((offer): [string, boolean] => {
-        const [coding = '', ...parameters] = offer.split(';').map((part) => part.trim());
-        return [coding, !parameters.some((parameter) => /^q=0(\.0*)?$/.test(parameter))];
-      }),
-  );
-  return offers.get(encoding) ?? offers.get('*') ?? false;
 }
 
 function linesOf(value: OutgoingHttpHeader | undefined): string[] {

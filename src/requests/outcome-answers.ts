@@ -22,6 +22,9 @@ export function exceptionOf(outcome: Exclude<Outcome, { kind: 'claimed' | 'compl
   }
 }
 
+/** A larger one takes tens of milliseconds to be read, in which nobody else is served, and all for what is not sent. */
+const LARGEST_VALUE_BYTES = 1024 * 1024;
+
 /**
  * The value that outer interceptors get in place of the handler's, when a recorded response was sent instead: as near
  * to it as can be had, so that they complete as usual. What comes of it is not sent.
@@ -31,12 +34,13 @@ export function valueLikeThatOf({ status, headers, body }: ReplayableResponse): 
   if (status >= 300 && status < 400 && url !== undefined) {
     return { statusCode: status, url }; // what @Redirect() takes
   }
-  if (body.length === 0 || !/^application\/(?:[^;]+\+)?json\b/i.test(headerOf(headers, 'content-type') ?? '')) {
+  const isReadable = body.length > 0 && body.length <= LARGEST_VALUE_BYTES && !headerOf(headers, 'content-encoding');
+  if (!isReadable || !/^application\/(?:[^;]+\+)?json\b/i.test(headerOf(headers, 'content-type') ?? '')) {
     return undefined;
   }
   try {
     return JSON.parse(body.toString()) as unknown;
   } catch {
-    return undefined; // an encoded body, or one that only calls itself JSON
+    return undefined; // it only calls itself JSON
   }
 }

@@ -209,7 +209,7 @@ export class RequestRun implements ExchangeRun {
         await this.startAttempt(outcome.claim);
         break;
       case 'completed':
-        this.replay(outcome.response);
+        await this.replay(outcome.response);
         break;
       default:
         this.refuse(exceptionOf(outcome));
@@ -288,14 +288,19 @@ export class RequestRun implements ExchangeRun {
     }
   }
 
-  private replay(response: ReplayableResponse): void {
+  private async replay(response: ReplayableResponse): Promise<void> {
+    const replay = await this.exchange.acceptable(response);
+    if (this.state !== 'claiming' && this.state !== 'pausing') {
+      await replay.rest?.return?.();
+      return; // answered meanwhile, as in `meet`
+    }
     const isFirst = this.state === 'claiming';
     this.on('found recorded');
     failpoint('replay: sending');
     if (isFirst) {
-      this.exchange.replay(response, this.around.options.replayedHeader);
+      this.exchange.replay(replay, this.around.options.replayedHeader);
     } else {
-      this.exchange.replaceByReplay(response, this.around.options.replayedHeader);
+      this.exchange.replaceByReplay(replay, this.around.options.replayedHeader);
     }
     failpoint('replay: sent');
     // The outer interceptors still get a value, so that they complete as usual; what comes of it is not sent.
@@ -406,8 +411,9 @@ export class RequestRun implements ExchangeRun {
     if (outcome === 'recorded') {
       await this.answerRecorded();
     } else if (outcome.kind === 'completed') {
+      const replay = await this.exchange.acceptable(outcome.response);
       this.on('found recorded');
-      this.exchange.replaceByReplay(outcome.response, options.replayedHeader); // the key was lost to another request, whose outcome is the answer
+      this.exchange.replaceByReplay(replay, options.replayedHeader); // the key was lost to another request, whose outcome is the answer
     } else if (outcome.kind !== 'claimed') {
       this.replaceByProblem(exceptionOf(outcome));
     }

@@ -2,8 +2,8 @@ import type { ExecutionContext } from '@nestjs/common';
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { IdempotencyException } from '../../idempotency.exceptions.js';
 import type { ReplayHeaders } from '../../idempotency.options.js';
+import { type Acceptable, acceptableTo } from '../content-coding.js';
 import {
-  acceptableTo,
   applyHeaders,
   baselineOf,
   changedHeaders,
@@ -12,6 +12,7 @@ import {
   type HeaderLine,
   resetHeaders,
 } from '../recorded-response.js';
+import { sendInParts } from './decoded-body.js';
 import { ignoreViews, ignoreWrites } from './ignored-writes.js';
 import { showProblemHeaders } from './problem-headers.js';
 import { type HeldRun, ResponseHold } from './response-hold.js';
@@ -34,10 +35,8 @@ interface FrameworkResponse {
 }
 
 /** A recorded response, as it is sent again. */
-interface Recorded {
-  status: number;
-  headers: HeaderLine[];
-  body: Buffer;
+export interface Replay extends Acceptable {
+  readonly status: number;
 }
 
 /** A run of the route that answers by this exchange. */
@@ -216,18 +215,25 @@ export class HttpExchange {
     );
   }
 
+  /** A recorded response as this client can take it. */
+  async acceptable<Recorded extends Replay>(recorded: Recorded): Promise<Replay> {
+    return { status: recorded.status, ...(await acceptableTo(this.request.headers, recorded)) };
+  }
+
   /** Throws away what was held and sends the recorded response of another request. */
-  replaceByReplay(recorded: Recorded, replayedHeader: string): void {
+  replaceByReplay(recorded: Replay, replayedHeader: string): void {
     this.orDestroy(() => this.hold.replace(() => this.send(recorded, replayedHeader, this.baseline)));
   }
 
   /** Sends a recorded response to this request, whose handler did not run. What is written afterwards goes nowhere. */
-  replay(recorded: Recorded, replayedHeader: string): void {
+  replay(recorded: Replay, replayedHeader: string): void {
     if (this.supersede()) {
       this.hold.discard();
       // With a reply of Fastify's, what it had before goes out, too.
       this.send(recorded, replayedHeader, this.frameworkResponse.raw === undefined ? undefined : this.currentHeaders());
       ignoreWrites(this.response);
+    } else {
+      void recorded.rest?.return?.();
     }
   }
 
@@ -296,9 +302,9 @@ export class HttpExchange {
     this.answering = undefined;
   }
 
-  private send(recorded: Recorded, replayedHeader: string, baseline: HeaderBaseline | undefined): void {
+  private send(recorded: Replay, replayedHeader: string, baseline: HeaderBaseline | undefined): void {
     const { response, frameworkResponse } = this;
-    const { headers, body } = acceptableTo(this.request.headers, recorded);
+    const { headers, body, rest } = recorded;
     this.withdrawProblem();
     if (baseline !== undefined) {
       resetHeaders(response, baseline);
@@ -306,7 +312,11 @@ export class HttpExchange {
     applyHeaders(response, headers);
     response.setHeader(replayedHeader, 'true');
     response.statusCode = recorded.status;
-    endWith(response, body);
+    if (rest === undefined) {
+      endWith(response, body);
+    } else {
+      sendInParts(response, body, rest);
+    }
     if (frameworkResponse.raw !== undefined) {
       ignoreViews(frameworkResponse);
     }

@@ -1,7 +1,8 @@
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
-import { Body, Controller, Post, Res, StreamableFile } from '@nestjs/common';
+import { brotliCompressSync, constants, deflateSync, gzipSync } from 'node:zlib';
+import { Body, Controller, Param, Post, Res, StreamableFile } from '@nestjs/common';
 import { InjectDataSource, InjectRepository } from '@nestjs/typeorm';
 import type { DataSource, Repository } from 'typeorm';
 import { Idempotent } from '../../../src/index.js';
@@ -9,6 +10,15 @@ import { Effect } from '../../support/effect.entity.js';
 import { rawOf } from './controller.js';
 
 const MIB = 1024 * 1024;
+
+/** Some hundred KiB each, of much more; members of a gzip follow one another (RFC 1952, 2.2). */
+export const DECODED_BYTES: Record<string, number> = { gzip: 256 * MIB, deflate: 128 * MIB, br: 128 * MIB };
+
+const ENCODERS: Record<string, (bytes: number) => Buffer> = {
+  gzip: (bytes) => Buffer.concat(Array<Buffer>(bytes / (16 * MIB)).fill(gzipSync(Buffer.alloc(16 * MIB)))),
+  deflate: (bytes) => deflateSync(Buffer.alloc(bytes)),
+  br: (bytes) => brotliCompressSync(Buffer.alloc(bytes), { params: { [constants.BROTLI_PARAM_QUALITY]: 1 } }),
+};
 
 interface Wanted {
   label: string;
@@ -52,6 +62,21 @@ export class LargeBodiesController {
         })(),
       ),
     );
+  }
+
+  @Post('encoded/:coding')
+  @Idempotent()
+  encoded(@Param('coding') coding: string, @Res({ passthrough: true }) response: never) {
+    rawOf(response).setHeader('Content-Encoding', coding);
+    return new StreamableFile(ENCODERS[coding]!(DECODED_BYTES[coding]!), { type: 'application/json' });
+  }
+
+  /** Of a body that decodes to 2 MiB, the end is missing. */
+  @Post('encoded-in-part')
+  @Idempotent()
+  encodedInPart(@Res({ passthrough: true }) response: never) {
+    rawOf(response).setHeader('Content-Encoding', 'gzip');
+    return new StreamableFile(gzipSync(Buffer.alloc(2 * MIB)).subarray(0, -20));
   }
 
   /** Reads rows of the transaction, of which PostgreSQL closes the cursor at COMMIT. */
