@@ -34,7 +34,8 @@ export interface IdempotencyContext<Key extends string | undefined = string> ext
   afterCommit(callback: () => unknown): void;
   /**
    * A key for a provider's own idempotency header: the same for each attempt at `step`, and for no other step or key.
-   * It closes the gap between the provider's answer and the memory of the step. A UUID. Without a key it is another one for
+   * It closes the gap between the provider's answer and the memory of the step. A UUID. It is another one once a provider
+   * keeps an error under it: see `newKeyAfter` of {@link StepOptions}. Without a key it is another one for
    * each request.
    */
   downstreamKey(step: string, options?: Pick<StepOptions, 'key'>): string;

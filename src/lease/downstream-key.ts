@@ -5,10 +5,19 @@ import { stepId, type StepOptions } from './step-call.js';
  * The key to hand to a provider's own idempotency header: the same for every attempt at `step` of the operation, and
  * for no other. A UUID of version 8, whose bits come from SHA-256 (RFC 9562, section 5.8): some providers take nothing
  * but UUIDs.
+ *
+ * @param usedUp how many keys of the step the provider has answered with an error that it keeps
  */
-export function downstreamKey(scope: string, key: string, step: string, options?: Pick<StepOptions, 'key'>): string {
+export function downstreamKey(
+  scope: string,
+  key: string,
+  step: string,
+  options?: Pick<StepOptions, 'key'>,
+  usedUp = 0,
+): string {
+  const salt = usedUp === 0 ? [] : [usedUp];
   const bytes = createHash('sha256')
-    .update(JSON.stringify(['nestjs-idempotency downstream key', scope, key, stepId(step, options)]))
+    .update(JSON.stringify(['nestjs-idempotency downstream key', scope, key, stepId(step, options), ...salt]))
     .digest()
     .subarray(0, 16);
   bytes[6] = (bytes[6]! & 0x0f) | 0x80;

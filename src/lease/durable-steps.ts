@@ -14,12 +14,14 @@ import type { Attention } from '../persistence/stored-key.js';
 import { isDefiniteFailure, isRetryable } from '../persistence/sqlstate.js';
 import { requestStorage } from '../request-storage.js';
 import { delay, rerunPauseMs, within } from '../timing.js';
+import { DownstreamKeys } from './downstream-keys.js';
 import { DurableStepError } from './durable-step.error.js';
 import type { StepHold } from './step-hold.js';
 import {
   type StepArguments,
   type StepCall,
   stepCall,
+  type StepOptions,
   type StepTools,
   type StepWork,
   type TransactionWork,
@@ -51,6 +53,7 @@ export class DurableSteps implements StepTools {
   private static readonly logger = new Logger('Idempotency');
 
   private readonly memory: StepMemory;
+  private readonly keys: DownstreamKeys;
   private readonly failures = new StepFailures();
   private readonly running = new Set<Promise<unknown>>();
   private readonly lost: string[] = [];
@@ -67,7 +70,8 @@ export class DurableSteps implements StepTools {
     /** For the log: "POST /orders". */
     private readonly route: string,
   ) {
-    this.memory = new StepMemory(finished);
+    this.memory = new StepMemory(finished.filter(({ outcome }) => outcome.keysUsedUp === undefined));
+    this.keys = new DownstreamKeys(finished);
     this.bytes = finished.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
@@ -88,6 +92,10 @@ export class DurableSteps implements StepTools {
   /** Whether a tombstone says so of a step: until an operator has spoken nobody goes on. */
   get waitForOperator(): boolean {
     return this.lost.length > 0;
+  }
+
+  keysUsedUp(id: string): number {
+    return this.keys.usedUp(id);
   }
 
   /** @param isDone whether the handler has come to its end, and not failed on its way */
@@ -114,8 +122,8 @@ export class DurableSteps implements StepTools {
   }
 
   step<T>(name: string, ...given: StepArguments<StepWork<T>>): Promise<Serialized<T>> {
-    return this.once(name, given, async (step, run) => {
-      const ending = await this.tryOut(step, async () => {
+    return this.once(name, given, async (step, { run, options }) => {
+      const ending = await this.tryOut(step, options, async () => {
         const returned = await this.inTime(step, () => this.inside(step.name, run));
         return this.orTombstone(step, () => outcomeAsJson(step.name, { returned }));
       });
@@ -126,9 +134,9 @@ export class DurableSteps implements StepTools {
   }
 
   transaction<T>(name: string, ...given: StepArguments<TransactionWork<T>>): Promise<Serialized<T>> {
-    return this.once(name, given, async (step, run) => {
+    return this.once(name, given, async (step, { run, options }) => {
       const work = (manager: EntityManager): Promise<T> => this.inside(step.name, () => run(manager));
-      const ending = await this.tryOut(step, () => this.inTransaction(step, work));
+      const ending = await this.tryOut(step, options, () => this.inTransaction(step, work));
       if (ending.error !== undefined) {
         await this.hold.remember({ ...step, outcome: ending.outcome }); // its writes are undone; that it has failed stays known
       }
@@ -148,7 +156,7 @@ export class DurableSteps implements StepTools {
   private once<T, Run extends (...args: never[]) => T | Promise<T>>(
     name: string,
     given: StepArguments<Run>,
-    perform: (step: Beginning, run: Run) => Promise<Ending>,
+    perform: (step: Beginning, call: StepCall<Run>) => Promise<Ending>,
   ): Promise<Serialized<T>> {
     const step = this.carryOut<T, Run>(name, given, perform);
     this.running.add(step);
@@ -160,7 +168,7 @@ export class DurableSteps implements StepTools {
   private async carryOut<T, Run extends (...args: never[]) => T | Promise<T>>(
     name: string,
     given: StepArguments<Run>,
-    perform: (step: Beginning, run: Run) => Promise<Ending>,
+    perform: (step: Beginning, call: StepCall<Run>) => Promise<Ending>,
   ): Promise<Serialized<T>> {
     const call = stepCall(name, given);
     this.assertMayEnter(call);
@@ -173,10 +181,11 @@ export class DurableSteps implements StepTools {
   }
 
   private async comeBy<Run>(
-    { id, run }: StepCall<Run>,
+    call: StepCall<Run>,
     position: number,
-    perform: (step: Beginning, run: Run) => Promise<Ending>,
+    perform: (step: Beginning, call: StepCall<Run>) => Promise<Ending>,
   ): Promise<unknown> {
+    const { id } = call;
     const known = this.memory.recall(id);
     if (known !== undefined) {
       return this.give(id, known.outcome);
@@ -189,7 +198,7 @@ export class DurableSteps implements StepTools {
     await this.failures.store((step) => this.hold.remember(step));
     failpoint('step: starting');
     const step = { ...this.hold.holder, name: id, position, attempt: this.attempt };
-    const { outcome, error } = await this.hold.whileStepRuns(() => perform(step, run));
+    const { outcome, error } = await this.hold.whileStepRuns(() => perform(step, call));
     failpoint('step: recorded');
     this.bytes += Buffer.byteLength(outcome);
     if (error !== undefined) {
@@ -240,13 +249,14 @@ export class DurableSteps implements StepTools {
   }
 
   /** An error that the route stores is an outcome, too; any other is one only if the handler acts upon it. */
-  private async tryOut(step: Beginning, run: () => Promise<string>): Promise<Ending> {
+  private async tryOut(step: Beginning, options: StepOptions, run: () => Promise<string>): Promise<Ending> {
     try {
       return { outcome: await run() };
     } catch (error) {
       const isOwn = error instanceof IdempotencyException || error instanceof DurableStepError;
       const outcome = isOwn ? undefined : this.storedError(step.name, error);
       if (outcome === undefined) {
+        await (!isOwn && this.keys.renewAfter(error, step, options, (used) => this.hold.remember(used)));
         this.failures.note(step.name, error, isOwn ? undefined : { ...step, outcome: failureAsJson(error) });
         throw error;
       }

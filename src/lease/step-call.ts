@@ -8,6 +8,12 @@ export interface StepOptions {
    * in every attempt, so never a position. With the name at most 252 characters. @default none
    */
   key?: string | number | bigint;
+  /**
+   * Whether the provider keeps this error of the step under the step's `downstreamKey`, so that it would answer with it for
+   * ever: from then on the step has another key, in this attempt and in every later one. Answer true only where it is
+   * certain that the effect was not had. What it throws is logged, and means false. @default never
+   */
+  newKeyAfter?: (error: unknown) => boolean | Promise<boolean>;
 }
 
 export type StepWork<T> = () => T | Promise<T>;
@@ -18,6 +24,8 @@ export type StepArguments<Run> = [Run | StepOptions, (Run | StepOptions)?];
 
 /** `ctx.step()` and `ctx.transaction()`, as an attempt provides them. */
 export interface StepTools {
+  /** How many keys of the step a provider has used up. */
+  keysUsedUp(id: string): number;
   step<T>(name: string, ...given: StepArguments<StepWork<T>>): Promise<Serialized<T>>;
   transaction<T>(name: string, ...given: StepArguments<TransactionWork<T>>): Promise<Serialized<T>>;
 }
@@ -32,7 +40,7 @@ export interface StepCall<Run> {
 
 const MAX_ID_LENGTH = 255;
 const LONE_SURROGATE = /\p{Surrogate}/u;
-const OPTIONS = ['key'] satisfies (keyof StepOptions)[];
+const OPTIONS = ['key', 'newKeyAfter'] satisfies (keyof StepOptions)[];
 
 /** @throws DurableStepError when it is no step */
 export function stepCall<Run extends (...args: never[]) => unknown>(

@@ -206,7 +206,9 @@ export class KeyStore {
               k.response_body is not null as body_kept, ${UNFINISHED_STATE} as state,
               ${epochMs('k.created_at')} as created_at_ms, ${epochMs('k.expires_at')} as expires_at_ms,
               ${epochMs('k.lease_expires_at')} as lease_expires_at_ms, k.attention,
-              array(select s.name from ${this.steps} s where s.execution_id = k.execution_id order by s.position, s.created_at) as steps
+              array(select s.name from ${this.steps} s
+                    where s.execution_id = k.execution_id and s.outcome -> 'keysUsedUp' is null
+                    order by s.position, s.created_at) as steps
        from ${this.table} k
        where k.scope = $1::text and k.key = $2::text and k.expires_at > clock_timestamp()`,
       [scope, key],

@@ -37,6 +37,8 @@ export interface StepOutcome {
   threw?: { status: number; response: unknown };
   /** Beside `threw`: the error was not stored for what it is, but because the handler went on with it. */
   failure?: StepFailure;
+  /** Not of a step at all: the provider keeps an error under this many keys of the step. */
+  keysUsedUp?: { step: string; count: number };
   /** Beside `threw`: the step has had its effect, or may have, and this is why nothing is known of it. */
   lost?: string;
 }

@@ -2,7 +2,7 @@ import type { Claim } from '../claim.js';
 import type { IdempotencyContext } from '../idempotency-context.decorator.js';
 import { DurableStepError } from '../lease/durable-step.error.js';
 import { downstreamKey } from '../lease/downstream-key.js';
-import type { StepArguments, StepWork, TransactionWork } from '../lease/step-call.js';
+import { type StepArguments, stepId, type StepWork, type TransactionWork } from '../lease/step-call.js';
 import type { StoredKeys } from '../stored-keys.js';
 
 /** Whose operation it is. */
@@ -40,7 +40,10 @@ export function contextOf(run: HandlersRun, keys: StoredKeys): IdempotencyContex
       return run.claim.signal;
     },
     afterCommit: (callback) => run.claim.afterCommit(callback),
-    downstreamKey: (step, options) => downstreamKey(request.scope, key ?? request.seed!, step, options),
+    downstreamKey: (step, options) => {
+      const usedUp = run.claim.tools?.keysUsedUp(stepId(step, options));
+      return downstreamKey(request.scope, key ?? request.seed!, step, options, usedUp);
+    },
     find: (other) => keys.find({ scope: request.scope, key: other }),
     forget: (other) => keys.forget({ scope: request.scope, key: other }),
     step: <T>(name: string, ...given: StepArguments<StepWork<T>>) =>

@@ -88,8 +88,8 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: HANDLER_CONTEXT,
-        from: 'downstreamKey(request.scope, key ?? request.seed!, step, options)',
-        to: 'downstreamKey(request.scope, key ?? request.seed!, `${step} ${run.attempt}`, options)',
+        from: 'return downstreamKey(request.scope, key ?? request.seed!, step, options, usedUp)',
+        to: 'return downstreamKey(request.scope, key ?? request.seed!, `${step} ${run.attempt}`, options, usedUp)',
       },
     ],
   },
