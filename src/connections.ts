@@ -1,10 +1,11 @@
 import type { PoolClient } from 'pg';
 import { failpoint } from './failpoint.js';
-import { CANCEL_WAIT_MS, POOL_WAIT_MS } from './idempotency.constants.js';
+import { CANCEL_WAIT_MS, POOL_WAIT_MS, SECOND_CONNECTION_WAIT_MS } from './idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from './idempotency.exceptions.js';
 import type { AmbientTransactions } from './persistence/ambient-transactions.js';
 import { type DatabaseConnection, queryBy } from './persistence/database-connection.js';
 import { FencedOffError } from './persistence/lease-store.js';
+import { keepsConnection } from './persistence/outer-transactions.js';
 import { cancelUntil } from './persistence/cancel-request.js';
 import { isDefiniteFailure } from './persistence/sqlstate.js';
 import type { StatementRunner } from './persistence/statement-runner.js';
@@ -12,6 +13,10 @@ import { delay, within } from './timing.js';
 
 /** Between two tries of a statement whose connection was lost: a database restarts in seconds. */
 const RETRY_PAUSE_MS = 200;
+
+const KEEPS_ANOTHER =
+  'An interceptor, guard or middleware around @Idempotent() has begun a transaction, and keeps a connection of its own while the request needs another. ' +
+  'Put @Idempotent() below the decorator that attaches it, or leave it out; or raise `poolSize` above twice the number of requests at a time.';
 
 type Question<T> = (client: PoolClient) => Promise<T>;
 type Overdue = 'cancel' | 'leave';
@@ -34,10 +39,11 @@ export class Connections {
 
   /** A connection, or an error after a bounded wait; pg's own pool waits without bound unless told otherwise. */
   async connect(): Promise<DatabaseConnection> {
+    const isSecond = keepsConnection();
     const connecting = this.transactions.connect();
     let connection: DatabaseConnection | undefined;
     try {
-      connection = await within(POOL_WAIT_MS, connecting);
+      connection = await within(isSecond ? SECOND_CONNECTION_WAIT_MS : POOL_WAIT_MS, connecting);
     } catch (cause) {
       throw new IdempotencyStoreUnavailableException('The database cannot be reached.', { cause });
     }
@@ -46,7 +52,9 @@ export class Connections {
         (late) => late.release(),
         () => undefined,
       );
-      throw new IdempotencyStoreUnavailableException('All database connections are in use.');
+      throw new IdempotencyStoreUnavailableException('All database connections are in use.', {
+        cause: isSecond ? new Error(KEEPS_ANOTHER) : undefined,
+      });
     }
     return connection;
   }

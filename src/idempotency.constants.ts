@@ -25,6 +25,12 @@ export const RETRY_AFTER_UNAVAILABLE_SECONDS = 2;
 export const POOL_WAIT_MS = 5_000;
 
 /**
+ * The same for a request that keeps a connection already, by a transaction of an interceptor around it: with some of them at
+ * a time each may wait for the others, so that a longer wait only costs time.
+ */
+export const SECOND_CONNECTION_WAIT_MS = 250;
+
+/**
  * PostgreSQL ends a claim's transaction this long after the route's own time limit: only when the application is
  * frozen or cut off, never in competition with the limit itself.
  */

@@ -51,7 +51,7 @@ export class AmbientTransaction {
     private readonly owned: OwnedTransaction,
     readonly isolation: IsolationLevel,
     /** For the log: "POST /orders". */
-    what = 'an idempotent request',
+    readonly what = 'an idempotent request',
   ) {
     this.aftermath = new Aftermath(what);
     this.root = new Scope(this);

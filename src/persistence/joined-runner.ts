@@ -6,6 +6,7 @@ import { callSite } from '../late-work.js';
 import { within } from '../timing.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import type { PostgresQueryRunner } from './database-connection.js';
+import { noteOwnTransaction, refuseOuterTransaction } from './outer-transactions.js';
 import { RunnerHandle, type Send, type StreamArguments } from './transaction-query-runner.js';
 import type { Scope } from './transaction-scope.js';
 
@@ -67,13 +68,12 @@ export function runnerReplacements(base: PostgresQueryRunner, surroundings: Surr
     joined: (handle: RunnerHandle) => Promise<T>,
     ordinary: () => Promise<T>,
   ): Promise<T> => {
-    let handle: RunnerHandle | undefined;
     try {
-      handle = handleOf(runner, surroundings);
+      const handle = handleOf(runner, surroundings);
+      return handle === undefined ? ordinary() : joined(handle);
     } catch (error) {
       return Promise.reject(error as Error);
     }
-    return handle === undefined ? ordinary() : joined(handle);
   };
   const methods = {
     connect(this: JoinableRunner): Promise<unknown> {
@@ -112,7 +112,12 @@ export function runnerReplacements(base: PostgresQueryRunner, surroundings: Surr
       return either(
         this,
         (handle) => handle.startTransaction(isolation),
-        () => startTransaction.call(this, isolation),
+        () => {
+          if (!outsiders.has(this) && !this.isTransactionActive) {
+            noteOwnTransaction(this, surroundings(this.driver)?.transaction());
+          }
+          return startTransaction.call(this, isolation);
+        },
       );
     },
     commitTransaction(this: JoinableRunner): Promise<void> {
@@ -140,7 +145,9 @@ export function runnerReplacements(base: PostgresQueryRunner, surroundings: Surr
   };
   const noteOrdinary = (runner: JoinableRunner, sql: unknown): void => {
     if (typeof sql === 'string' && !outsiders.has(runner)) {
-      surroundings(runner.driver)?.transaction()?.noteOrdinary(sql, madeAt.get(runner));
+      const transaction = surroundings(runner.driver)?.transaction();
+      refuseOuterTransaction(runner, sql, transaction);
+      transaction?.noteOrdinary(sql, madeAt.get(runner));
     }
   };
   const connectOrdinarily = (

@@ -1,0 +1,48 @@
+import type { QueryRunner } from 'typeorm';
+import { requestStorage } from '../request-storage.js';
+import type { AmbientTransaction } from './ambient-transaction.js';
+import { transactionControlIn } from './sql-statements.js';
+
+/** The runner by which the running flow has begun a transaction of the application's own, outside of any of the library. */
+const begunByFlow = requestStorage<QueryRunner>();
+
+/** On whose behalf a runner has begun the application's own transaction: what an interceptor begins is on nobody's. */
+const begunFor = new WeakMap<object, AmbientTransaction | undefined>();
+
+/** A runner that is in no transaction of the library begins one of its own. */
+export function noteOwnTransaction(runner: QueryRunner, transaction: AmbientTransaction | undefined): void {
+  begunFor.set(runner, transaction);
+  if (transaction === undefined) {
+    begunByFlow.enterWith(runner);
+  }
+}
+
+/**
+ * An interceptor that begins a transaction around `@Idempotent()` and hands its manager on: what the handler writes by that
+ * would commit without the key, or be undone with it recorded.
+ *
+ * @throws Error that tells what to do
+ */
+export function refuseOuterTransaction(
+  runner: QueryRunner,
+  sql: string,
+  transaction: AmbientTransaction | undefined,
+): void {
+  if (
+    transaction?.state === 'open' &&
+    runner.isTransactionActive &&
+    begunFor.get(runner) !== transaction &&
+    transactionControlIn(sql) === undefined // who has begun it ends it
+  ) {
+    throw new Error(
+      `This QueryRunner's transaction is older than the one of this idempotent request (${transaction.what}), so what it writes would not commit with the key: ` +
+        'an interceptor, guard or middleware around @Idempotent() has begun it. Put @Idempotent() below the decorator that attaches it, which has it run inside and join, ' +
+        'or leave it out: the handler is in a transaction already, which every repository joins.',
+    );
+  }
+}
+
+/** Whether an interceptor around `@Idempotent()` keeps a connection while the request waits for one. */
+export function keepsConnection(): boolean {
+  return begunByFlow.getStore()?.isTransactionActive === true;
+}
