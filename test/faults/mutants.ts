@@ -41,6 +41,7 @@ const KEY_STORE = 'src/persistence/key-store.ts';
 const SHARED_STATEMENTS = 'src/persistence/shared-statements.ts';
 const SESSION_SETTINGS = 'src/persistence/session-settings.ts';
 const AMBIENT = 'src/persistence/ambient-transactions.ts';
+const LATE_WORK = 'src/late-work.ts';
 const OWNED = 'src/persistence/owned-transaction.ts';
 const RECORDED_RESPONSE = 'src/http/recorded-response.ts';
 const HTTP_EXCHANGE = 'src/http/response/http-exchange.ts';
@@ -238,6 +239,25 @@ export const MUTANTS: readonly Mutant[] = [
     expected: ['session left behind'],
     changes: [
       { file: KEY_STORE, from: '{ statement: rollback }, { statement: unlock }', to: '{ statement: rollback }' },
+    ],
+  },
+  {
+    name: 'late writes let through as soon as the request is over',
+    expected: ['effect without record'],
+    changes: [
+      {
+        file: LATE_WORK,
+        from: 'return this.isOver && this.running === 0 && clock.now() - this.since! >= REFUSED_FOR_MS;',
+        to: 'return this.isOver;',
+      },
+    ],
+  },
+  {
+    name: 'COMMIT cancelled at the time limit',
+    expected: ['COMMIT cancelled'],
+    faults: { proxy: true },
+    changes: [
+      { file: OWNED, from: "if (this.commitSent) {\n      this.end('unknown');", to: 'if (false as boolean) {' },
     ],
   },
   {

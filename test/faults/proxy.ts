@@ -1,7 +1,8 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import type { Random } from './random.js';
-import { type Batch, BatchReader, isCompleteAnswer, type Phase } from './wire.js';
+import type { Violation } from './oracle.js';
+import { type Batch, BatchReader, isCompleteAnswer, type Phase, ProcessIdReader, processToCancel } from './wire.js';
 
 export const PHASES = ['claim', 'handler', 'record', 'rollback', 'renewal', 'step'] as const satisfies Phase[];
 
@@ -37,10 +38,16 @@ const STALLED_SERVER_MS = 7_000;
 /** As good as for ever: a library that waits for an answer without a limit is found out before. */
 const STALLED_CLIENT_MS = 60_000;
 
+/** Their batches end with the COMMIT of what a handler or step has done. */
+const COMMITTING: readonly (Phase | undefined)[] = ['record', 'step'];
+
 /** Between application and PostgreSQL: it hands everything on, and breaks what it was told to. */
 export class FaultProxy {
   private readonly armed = new Map<Phase, Fault[]>();
   private readonly sockets = new Set<Socket>();
+  /** By the process that serves it. */
+  private readonly links = new Map<number, Link>();
+  private cancelledCommits: Violation[] = [];
 
   private constructor(
     private readonly server: Server,
@@ -74,6 +81,16 @@ export class FaultProxy {
     this.armed.clear();
   }
 
+  /**
+   * Requests to cancel a COMMIT, which the application must never send: one that waits for a replica would be
+   * acknowledged without it. Each is told once.
+   */
+  takeViolations(): Violation[] {
+    const violations = this.cancelledCommits;
+    this.cancelledCommits = [];
+    return violations;
+  }
+
   stop(): void {
     this.server.close();
     this.sockets.forEach((socket) => socket.destroy());
@@ -81,7 +98,16 @@ export class FaultProxy {
 
   private join(client: Socket): void {
     const server = connect({ port: this.target, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
-    const link = new Link(client, server, (phase) => this.next(phase), this.random);
+    const link = new Link(
+      client,
+      server,
+      {
+        faultFor: (phase) => this.next(phase),
+        isServedBy: (processId) => this.links.set(processId, link),
+        cancels: (processId) => this.noteCancel(processId),
+      },
+      this.random,
+    );
     for (const socket of [client, server]) {
       this.sockets.add(socket);
       socket.on('error', () => link.closed(socket));
@@ -93,6 +119,13 @@ export class FaultProxy {
     }
     client.on('data', (chunk: Buffer) => link.fromClient(chunk));
     server.on('data', (chunk: Buffer) => link.fromServer(chunk));
+  }
+
+  private noteCancel(processId: number): void {
+    const { phase } = this.links.get(processId) ?? {};
+    if (COMMITTING.includes(phase)) {
+      this.cancelledCommits.push({ rule: 'COMMIT cancelled', key: '', detail: `while it was about ${phase}` });
+    }
   }
 
   private next(phase: Phase): Place | undefined {
@@ -107,9 +140,19 @@ export class FaultProxy {
   }
 }
 
+interface LinkEvents {
+  faultFor(phase: Phase): Place | undefined;
+  isServedBy(processId: number): void;
+  /** It is no connection to a server, but asks for what another one is busy with to be cancelled. */
+  cancels(processId: number): void;
+}
+
 /** One connection through the proxy. */
 class Link {
+  /** Of the last message from the application. */
+  phase: Phase | undefined;
   private readonly reader = new BatchReader();
+  private readonly processId = new ProcessIdReader();
   /** The fault that waits for the answer, and what of the answer is there. */
   private awaiting: { place: Place; answer: Buffer } | undefined;
   private stalled = false;
@@ -117,17 +160,26 @@ class Link {
   constructor(
     private readonly client: Socket,
     private readonly server: Socket,
-    private readonly faultFor: (phase: Phase) => Place | undefined,
+    private readonly events: LinkEvents,
     private readonly random: Random,
   ) {}
 
   fromClient(chunk: Buffer): void {
     for (const batch of this.reader.push(chunk)) {
+      const cancelled = processToCancel(batch.bytes);
+      if (cancelled !== undefined) {
+        this.events.cancels(cancelled);
+      }
+      this.phase = batch.phase;
       this.handOn(batch);
     }
   }
 
   fromServer(chunk: Buffer): void {
+    const processId = this.processId.push(chunk);
+    if (processId !== undefined) {
+      this.events.isServedBy(processId);
+    }
     if (this.stalled) {
       return;
     }
@@ -160,7 +212,7 @@ class Link {
     if (this.stalled) {
       return;
     }
-    const place = phase === undefined ? undefined : this.faultFor(phase);
+    const place = phase === undefined ? undefined : this.events.faultFor(phase);
     switch (place) {
       case undefined:
         this.server.write(bytes);

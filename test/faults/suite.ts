@@ -107,7 +107,7 @@ class Suite {
     main: string,
     private readonly random: Random,
     private readonly postgres: PostgresUnderFaults,
-    proxy: FaultProxy,
+    private readonly proxy: FaultProxy,
     private readonly provider: ProviderUnderFaults,
   ) {
     const { goals, seconds, faults } = options;
@@ -274,7 +274,7 @@ class Suite {
       if (round <= this.scenarios.length) {
         await this.assertOracleSees(client, scenario, all);
       }
-      return found;
+      return [...found, ...this.proxy.takeViolations()];
     });
     if (violations.length > 0) {
       const file = join(tmpdir(), `faults-${this.options.seed}-${process.pid}-round-${round}.jsonl`);

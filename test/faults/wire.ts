@@ -88,6 +88,36 @@ export class BatchReader {
   }
 }
 
+/** The process id that a CancelRequest names: the only message of its connection, with a code in place of a version. */
+export function processToCancel(bytes: Buffer): number | undefined {
+  const isCancelRequest = bytes.length === 16 && bytes.readUInt32BE(4) === CANCEL_REQUEST_CODE;
+  return isCancelRequest ? bytes.readUInt32BE(8) : undefined;
+}
+
+const CANCEL_REQUEST_CODE = 80_877_102;
+const BACKEND_KEY_DATA = 0x4b;
+
+/** Finds, in what a server answers to a new connection, the process id that serves it. */
+export class ProcessIdReader {
+  private pending: Buffer | undefined = Buffer.alloc(0);
+
+  /** Undefined until it has come, and ever after. */
+  push(chunk: Buffer): number | undefined {
+    if (this.pending === undefined) {
+      return undefined;
+    }
+    this.pending = Buffer.concat([this.pending, chunk]);
+    for (let at = 0; at + 9 <= this.pending.length; at += 1 + this.pending.readUInt32BE(at + 1)) {
+      if (this.pending[at] === BACKEND_KEY_DATA) {
+        const processId = this.pending.readUInt32BE(at + 5);
+        this.pending = undefined;
+        return processId;
+      }
+    }
+    return undefined;
+  }
+}
+
 /** True when the answer to a batch is complete: its last message is ReadyForQuery. */
 export function isCompleteAnswer(bytes: Buffer): boolean {
   let position = 0;

@@ -114,6 +114,7 @@ describe('a transaction of the library', () => {
 
   it('is neither committed nor rolled back where the answer to COMMIT is lost', async () => {
     const transaction = await begin('perhaps');
+    const { connections } = proxy;
     const committing = transaction.commit(async (client) => {
       proxy.swallowAnswers();
       await sendCommit(client);
@@ -125,6 +126,11 @@ describe('a transaction of the library', () => {
 
     expect(await committing).toEqual({ kind: 'unknown', error: cause });
     expect(transaction.state).toBe('unknown');
+    await waitFor(() => pool.idleCount === pool.totalCount, {
+      what: 'the connection to be given up',
+      timeoutMs: 10_000,
+    });
+    expect(proxy.connections).toBe(connections); // a request to cancel has one of its own
   });
 
   it('is unknown where the connection breaks under the COMMIT', async () => {
