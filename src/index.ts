@@ -15,6 +15,7 @@ export {
   IdempotencyTimeoutException,
   IdempotencyTransactionFailedException,
   IdempotencyUnsupportedMediaTypeException,
+  TransactionOutcomeUnknownError,
   TransactionRolledBackError,
 } from './idempotency.exceptions.js';
 export type { ProblemDocument } from './idempotency.exceptions.js';

@@ -56,6 +56,7 @@ export class DurableSteps implements StepTools {
   private readonly keys: DownstreamKeys;
   private readonly failures = new StepFailures();
   private readonly running = new Set<Promise<unknown>>();
+  private readonly transactions = new Set<StepTransaction>();
   private readonly lost: string[] = [];
   private bytes: number;
   private closed = false;
@@ -82,6 +83,11 @@ export class DurableSteps implements StepTools {
 
   get areRunning(): boolean {
     return this.running.size > 0;
+  }
+
+  /** Why the transaction of a step takes so long, where it waits for itself. */
+  get stall(): Error | undefined {
+    return [...this.transactions].map(({ stall }) => stall).find((stall) => stall !== undefined);
   }
 
   /** Whether a step has had its effect, and nothing tells of it. */
@@ -300,8 +306,10 @@ export class DurableSteps implements StepTools {
   private async inTransaction<T>(step: Beginning, run: (manager: EntityManager) => Promise<T>): Promise<string> {
     const { retries } = this.options;
     for (let tried = 1; ; tried++) {
+      const transaction = new StepTransaction(this.hold, this.store, this.options, this.route);
+      this.transactions.add(transaction);
       try {
-        return await new StepTransaction(this.hold, this.store, this.options, this.route).run(step, run);
+        return await transaction.run(step, run);
       } catch (error) {
         if (error instanceof FencedOffError) {
           throw this.hold.lose();
@@ -318,6 +326,8 @@ export class DurableSteps implements StepTools {
         }
         await delay(rerunPauseMs(tried));
         await this.hold.ensure();
+      } finally {
+        this.transactions.delete(transaction);
       }
     }
   }

@@ -6,7 +6,8 @@ import { failpoint } from '../failpoint.js';
 import { SHUTDOWN_PATIENCE_MS } from '../idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
 import type { LeaseResult, LeaseStore } from '../persistence/lease-store.js';
-import { isDefiniteFailure } from '../persistence/sqlstate.js';
+import { isDefiniteFailure, SQLSTATE, sqlStateOf } from '../persistence/sqlstate.js';
+import type { KeyIdentity } from '../persistence/stored-key.js';
 import type { StatementRunner } from '../persistence/statement-runner.js';
 import { within } from '../timing.js';
 import { DurableSteps, type StepRules } from './durable-steps.js';
@@ -59,7 +60,10 @@ export class LeaseService {
     this.line.open();
     const hold = new LeaseHold({ scope, key, claimId }, options, this.store, this.line, claimedAt);
     const route = `${request.method} ${request.path}`;
-    const steps = new DurableSteps(result.steps, result.attempt, hold, this.store, options, route);
+    // Said by name also where it is the server's own: a step has to know beforehand.
+    const isolation = options.isolation ?? this.connections.transactions.defaultIsolation ?? result.defaultIsolation;
+    const rules = { ...options, isolation };
+    const steps = new DurableSteps(result.steps, result.attempt, hold, this.store, rules, route);
     return {
       kind: 'claimed',
       claim: new LeasedClaim(claimed, result.attempt, hold, steps, onInterrupted, this.store, started(), (left) =>
@@ -88,6 +92,19 @@ export class LeaseService {
         }
         return ask();
       })
+      .catch((error: unknown) => this.recorded(request, error))
       .catch(cannotClaim);
+  }
+
+  /** A server that takes no writes refuses a claim before it looks; what is recorded can be replayed all the same. */
+  private async recorded(request: KeyIdentity, refusal: unknown): Promise<LeaseResult> {
+    const found =
+      sqlStateOf(refusal) === SQLSTATE.readOnlySqlTransaction
+        ? await this.connections.run((client) => this.store.lookUp(client, request), 'cancel')
+        : undefined;
+    if (found?.kind !== 'completed') {
+      throw refusal;
+    }
+    return found;
   }
 }

@@ -30,7 +30,6 @@ export class LeasedClaim implements Claim {
 
   readonly connectionLost = false;
   readonly isBeingRead = false;
-  readonly stall = undefined;
   isAborted = false;
   private isWorking = false;
   private over = false;
@@ -60,6 +59,10 @@ export class LeasedClaim implements Claim {
 
   get signal(): AbortSignal {
     return this.hold.signal;
+  }
+
+  get stall(): Error | undefined {
+    return this.tools.stall;
   }
 
   get isRunning(): boolean {

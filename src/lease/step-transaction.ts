@@ -4,7 +4,7 @@ import { IdempotencyStoreUnavailableException } from '../idempotency.exceptions.
 import { TRANSACTION_TIMEOUT_SLACK_MS } from '../idempotency.constants.js';
 import type { RouteOptions } from '../idempotency.options.js';
 import { AmbientTransaction } from '../persistence/ambient-transaction.js';
-import { FencedOffError, type LeaseStore, type NewStep } from '../persistence/lease-store.js';
+import { FencedOffError, isOneSnapshot, type LeaseStore, type NewStep } from '../persistence/lease-store.js';
 import { OwnedTransaction } from '../persistence/owned-transaction.js';
 import { settingsAtBegin } from '../persistence/session-settings.js';
 import { isDefiniteFailure } from '../persistence/sqlstate.js';
@@ -14,12 +14,19 @@ import { outcomeAsJson } from './step-outcome.js';
 
 /** A step whose writes and whose memory commit together. */
 export class StepTransaction {
+  private transaction: AmbientTransaction | undefined;
+
   constructor(
     private readonly hold: StepHold,
     private readonly store: LeaseStore,
     private readonly options: Pick<RouteOptions, 'isolation' | 'timeoutMs'>,
     private readonly route: string,
   ) {}
+
+  /** What in it waits for what, where it most likely waits for itself. */
+  get stall(): Error | undefined {
+    return this.transaction?.stall;
+  }
 
   /**
    * Answers the outcome that was stored.
@@ -28,8 +35,7 @@ export class StepTransaction {
    */
   async run<T>(step: Omit<NewStep, 'outcome'>, work: (manager: EntityManager) => Promise<T>): Promise<string> {
     const isolation = this.options.isolation ?? this.hold.connections.transactions.defaultIsolation;
-    const locksTheKey = isolation === 'REPEATABLE READ' || isolation === 'SERIALIZABLE';
-    return locksTheKey
+    return isOneSnapshot(isolation)
       ? this.hold.whileLocked(() => this.carryOut(isolation, step, work, true))
       : this.carryOut(isolation, step, work, false);
   }
@@ -41,7 +47,7 @@ export class StepTransaction {
     locksTheKey: boolean,
   ): Promise<string> {
     const limitMs = this.options.timeoutMs + TRANSACTION_TIMEOUT_SLACK_MS;
-    const transaction = await this.begin(isolation, step, limitMs);
+    const transaction = (this.transaction = await this.begin(isolation, step, limitMs));
     // PostgreSQL ends it by then, but a network that swallows the answers of a statement would swallow that, too.
     const limit = setTimeout(
       () => transaction.abort(new Error(`the transaction of step "${step.name}" took more than ${limitMs} ms`)),

@@ -87,7 +87,9 @@ export interface NewStep extends Holder {
 }
 
 export type LeaseResult =
-  { kind: 'claimed'; attempt: number; steps: FinishedStep[] } | { kind: 'in flight' } | FoundKey;
+  | { kind: 'claimed'; attempt: number; steps: FinishedStep[]; defaultIsolation: IsolationLevel }
+  | { kind: 'in flight' }
+  | FoundKey;
 
 /** The holder's fencing token is no longer the key's: another attempt has taken over, or the key has its response. */
 export class FencedOffError extends Error {}
@@ -125,7 +127,7 @@ export class LeaseStore {
       { statement: progress, values: [scope, key, claimId] },
       { statement: commit },
     ]);
-    const [, , searchPath] = results[1]!.rows[0]!;
+    const [, , searchPath, isolation] = results[1]!.rows[0]!;
     this.searchPaths?.see(searchPath!);
     const found = results[3]!.rows[0];
     if (found === undefined) {
@@ -134,7 +136,12 @@ export class LeaseStore {
     const [attempt] = results[4]!.rows[0] ?? [];
     return attempt === undefined || attempt === null
       ? foundKeyOf(found)
-      : { kind: 'claimed', attempt: Number(attempt), steps: results[4]!.rows.flatMap(finishedStepOf) };
+      : {
+          kind: 'claimed',
+          attempt: Number(attempt),
+          steps: results[4]!.rows.flatMap(finishedStepOf),
+          defaultIsolation: isolation!.toUpperCase() as IsolationLevel,
+        };
   }
 
   async lookUp(client: PoolClient, { scope, key }: KeyIdentity): Promise<FoundKey | undefined> {
@@ -191,7 +198,7 @@ export class LeaseStore {
     hasKey = true,
   ): Promise<void> {
     const { limits, hold } = this.statements;
-    const holdsFromStart = hasKey && (isolation === 'REPEATABLE READ' || isolation === 'SERIALIZABLE');
+    const holdsFromStart = hasKey && isOneSnapshot(isolation);
     const results = await this.run(client, [
       { statement: BEGIN[isolation ?? 'default'] },
       { statement: limits, values: [String(transactionTimeoutMs)] },
@@ -383,6 +390,11 @@ export class LeaseStore {
   }
 }
 
+/** Whether a transaction of this level sees to its end what was committed at its start, and nothing else. */
+export function isOneSnapshot(isolation: IsolationLevel | undefined): boolean {
+  return isolation === 'REPEATABLE READ' || isolation === 'SERIALIZABLE';
+}
+
 /** What tells the statement behind it that the key is its own. */
 const CLAIM_SETTING = 'nestjs_idempotency.claim_id';
 
@@ -404,7 +416,7 @@ function statementsOn(keys: string, steps: string) {
       // setting empty and does nothing.
       text: `select set_config('${CLAIM_SETTING}',
           case when pg_try_advisory_xact_lock($1::int8) then $2::text else '' end, true), ${DURABLE_COMMIT},
-          current_setting('search_path')`,
+          current_setting('search_path'), current_setting('default_transaction_isolation')`,
     },
     claim: {
       id: 'lease_claim',

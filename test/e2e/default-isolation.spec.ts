@@ -1,25 +1,52 @@
 import { randomUUID } from 'node:crypto';
+import { Controller, Post } from '@nestjs/common';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Idempotent, IdempotencyContext } from '../../src/index.js';
+import { Effect } from '../support/effect.entity.js';
 import { PLACES, script, ScriptedController } from '../support/scripted-routes.js';
 import { createTestApp, type TestApp } from '../support/test-app.js';
 
-describe('a nested transaction that asks for the level which the server gives by default', () => {
+const LEASE_MS = 1_500;
+
+@Controller()
+class LeaseController {
+  /** Longer than until the lease is renewed, by another connection. */
+  @Post('long-step')
+  @Idempotent({ mode: 'lease', leaseMs: LEASE_MS })
+  longStep(@IdempotencyContext() context: IdempotencyContext): Promise<string> {
+    return context.transaction('long', async (manager) => {
+      await manager.query('select pg_sleep($1)', [LEASE_MS / 2 / 1_000]);
+      await manager.save(Effect, { label: 'written' });
+      const [{ level }] = await manager.query(`select current_setting('transaction_isolation') as level`);
+      return level;
+    });
+  }
+}
+
+describe.each(['repeatable read', 'serializable'] as const)('a server whose default is %s', (level) => {
   let test: TestApp;
 
   beforeAll(async () => {
-    const options = '-c default_transaction_isolation=serializable';
-    test = await createTestApp({ adapter: 'express', controllers: [ScriptedController], extra: { options } });
+    const options = `-c default_transaction_isolation=${level.replace(' ', '\\ ')}`;
+    const controllers = [ScriptedController, LeaseController];
+    test = await createTestApp({ adapter: 'express', controllers, extra: { options } });
   });
 
   afterAll(() => test.close());
 
-  it.each(['plain', ...PLACES])('has it in the place "%s"', async (place) => {
+  it.each(['plain', ...PLACES])('gives it to a nested transaction that asks for it: %s', async (place) => {
     const name = script((dataSource) =>
-      dataSource.transaction('SERIALIZABLE', async (manager) => {
-        const [{ level }] = await manager.query(`select current_setting('transaction_isolation') as level`);
-        return level;
+      dataSource.transaction(level.toUpperCase() as 'SERIALIZABLE', async (manager) => {
+        const [row] = await manager.query(`select current_setting('transaction_isolation') as level`);
+        return row.level;
       }),
     );
-    expect(String((await test.post(`/${place}/${name}`, randomUUID())).body)).toBe('serializable');
+    expect(String((await test.post(`/${place}/${name}`, randomUUID())).body)).toBe(level);
+  });
+
+  it('has a step commit that is longer than until its lease is renewed', async () => {
+    const { status, body } = await test.post('/long-step', 'k');
+    expect([status, String(body)]).toEqual([201, level]);
+    expect(await test.effects()).toEqual(['written']);
   });
 });

@@ -37,10 +37,13 @@ const isReplay = ({ headerLines }: RawResponse) =>
 describe.each(ADAPTERS)('a server that takes no writes, on %s,', (adapter) => {
   let database: TestDatabase;
   let test: TestApp;
+  let other: TestApp;
 
   beforeAll(async () => {
     database = await createTestDatabase();
-    test = await createTestApp({ adapter, databaseUrl: database.url, controllers: [Routes] });
+    const options = { adapter, databaseUrl: database.url, controllers: [Routes] };
+    test = await createTestApp(options);
+    other = await createTestApp(options);
   });
 
   beforeEach(() => {
@@ -55,6 +58,7 @@ describe.each(ADAPTERS)('a server that takes no writes, on %s,', (adapter) => {
 
   afterAll(async () => {
     await test.close();
+    await other.close();
     await database.drop();
   });
 
@@ -80,12 +84,16 @@ describe.each(ADAPTERS)('a server that takes no writes, on %s,', (adapter) => {
     },
   );
 
-  it('still replays what was recorded', async () => {
-    const first = await test.post('/transaction', 'k');
+  it.each(['transaction', 'lease'])('still replays what was recorded in mode %s, on any instance', async (mode) => {
+    const first = await other.post(`/${mode}`, 'k');
+    const before = [...ran];
     await takeWrites(false);
-    const retry = await test.post('/transaction', 'k');
-    expect([retry.status, retry.body, isReplay(retry)]).toEqual([201, first.body, true]);
-    expect(ran).toEqual(['transaction']);
+    for (const instance of [test, test, other]) {
+      const retry = await instance.post(`/${mode}`, 'k');
+      expect([retry.status, retry.body, isReplay(retry)]).toEqual([201, first.body, true]);
+      expect((await instance.post(`/${mode}`, 'k', { another: 'payload' })).status).toBe(422);
+    }
+    expect(ran).toEqual(before);
   });
 
   it('runs no step whose writes it would refuse', async () => {

@@ -123,21 +123,27 @@ describe.each(ADAPTERS)('a handler whose statements wait for each other, on %s',
     });
   });
 
-  it('names the two that wait for each other when its time is over', async () => {
-    const name = script(async (dataSource) => {
-      const writing = memoised(() => dataSource.query(`insert into effects (label) values ('never')`));
-      const nested = dataSource.transaction(async (manager) => {
-        await manager.query(`select 'what the nested one did last'`);
-        return writing();
+  it.each(['impatient', 'impatient-step'])(
+    'names the two that wait for each other when its time is over: %s',
+    async (place) => {
+      const over = deferred();
+      const name = script(async (dataSource) => {
+        const writing = memoised(() => dataSource.query(`insert into effects (label) values ('never')`));
+        const nested = dataSource.transaction(async (manager) => {
+          await manager.query(`select 'what the nested one did last'`);
+          await Promise.race([writing(), over.promise]);
+          throw new Error('expected');
+        });
+        return Promise.all([nested, writing()]);
       });
-      return Promise.all([nested, writing()]);
-    });
-    const response = await test.post(`/impatient/${name}`, randomUUID());
-    expect(response.status).toBe(503);
-    expect(String(response.body)).not.toContain('insert');
-    expect(test.logs.join('\n')).toMatch(/insert into effects .*waits for .*what the nested one did last/s);
-    expect(await test.effects()).toEqual(['a', 'b']);
-  });
+      const response = await test.post(`/${place}/${name}`, randomUUID());
+      over.resolve();
+      expect(response.status).toBe(503);
+      expect(String(response.body)).not.toContain('insert');
+      expect(test.logs.join('\n')).toMatch(/insert into effects .*waits for .*what the nested one did last/s);
+      expect(await test.effects()).toEqual(['a', 'b']);
+    },
+  );
 
   it('is told of a nested transaction that nobody ends', async () => {
     const name = script(async (dataSource) => {

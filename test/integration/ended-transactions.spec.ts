@@ -57,7 +57,7 @@ describe('a transaction that was ended from inside', () => {
   async function commitStepAfter(sql: string): Promise<unknown> {
     const request = newRequest();
     await leases.claim(client, { ...request, leaseMs: 60_000, resumes: true });
-    await leases.begin(client, request, undefined, 60_000);
+    await leases.begin(client, request, 'READ COMMITTED', 60_000);
     await client.query(`insert into effects values ('done')`);
     await client.query(sql);
     return leases.commitStep(client, { ...request, name: 'only', position: 1, attempt: 1, outcome: '{}' });

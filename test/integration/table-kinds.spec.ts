@@ -168,7 +168,7 @@ describe.each(TABLE_KINDS)('the statements on %s', (kind) => {
   });
 
   async function addInTransaction(session: PoolClient, step: NewStep): Promise<void> {
-    await leases.begin(session, step, undefined, 60_000);
+    await leases.begin(session, step, 'READ COMMITTED', 60_000);
     await leases.commitStep(session, step);
   }
 

@@ -46,6 +46,12 @@ export class ScriptedController {
     return scripts.get(name)!(this.dataSource, manager);
   }
 
+  @Post('impatient-step/:script')
+  @Idempotent({ mode: 'lease', timeoutMs: 500 })
+  impatientStep(@Param('script') name: string, @IdempotencyContext() { transaction }: IdempotencyContext): unknown {
+    return transaction('work', async (manager) => scripts.get(name)!(this.dataSource, manager));
+  }
+
   /** As it would be without the library. */
   @Post('plain/:script')
   plain(@Param('script') name: string): unknown {
