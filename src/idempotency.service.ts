@@ -14,9 +14,9 @@ import { PurgeService } from './purge/purge.service.js';
 export interface OperatorResponse {
   /** 200 to 499: what a response is recorded with. */
   status: number;
-  /** Without a `Content-Type`, a body that is no string and no Buffer is `application/json`. */
+  /** Without a `Content-Type`, a body that is neither text nor bytes is `application/json`. */
   headers?: Record<string, string | string[]>;
-  /** A string or Buffer as it is, anything else as JSON; nothing for an empty one. */
+  /** A string, or bytes (`Uint8Array`, any other view, `ArrayBuffer`), as they are; anything else as JSON; nothing for an empty one. */
   body?: unknown;
 }
 
@@ -54,7 +54,8 @@ export class IdempotencyService {
    * operation, or an attempt at it is running. Kept as long as the module's `ttlMs` says.
    *
    * @throws RangeError when the status is not 200 to 499
-   * @throws TypeError when a header cannot be sent, or is one that frames the message
+   * @throws TypeError when a header cannot be sent, or is one that frames the message; when the body has no JSON, or the
+   * status is one without a body (204, 205, 304)
    */
   async resolve(key: string, response: OperatorResponse, scope = ''): Promise<boolean> {
     const { status } = response;
@@ -125,7 +126,10 @@ export class IdempotencyService {
 /** They say how a message is cut (RFC 9112, section 6), which is the server's affair. */
 const FRAMING_HEADERS = new Set(['content-length', 'transfer-encoding', 'connection', 'trailer', 'upgrade']);
 
-function encoded({ headers = {}, body }: OperatorResponse): { headers: StoredHeader[]; body: Buffer } {
+/** RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5. */
+const STATUSES_WITHOUT_BODY = new Set([204, 205, 304]);
+
+function encoded({ status, headers = {}, body }: OperatorResponse): { headers: StoredHeader[]; body: Buffer } {
   const lines = Object.entries(headers).flatMap(([name, values]) =>
     [values].flat().map((value): StoredHeader => [name, value]),
   );
@@ -136,15 +140,43 @@ function encoded({ headers = {}, body }: OperatorResponse): { headers: StoredHea
       throw new TypeError(`The header ${name} is for Node.js to set: leave it out.`);
     }
   }
-  if (body === undefined) {
-    return { headers: lines, body: Buffer.alloc(0) };
+  const bytes = bytesOf(body);
+  if (STATUSES_WITHOUT_BODY.has(status) && bytes?.length !== 0) {
+    throw new TypeError(`A response with the status ${status} has no body: leave it out.`);
   }
-  if (typeof body === 'string' || Buffer.isBuffer(body)) {
-    return { headers: lines, body: Buffer.from(body as string) };
+  if (bytes !== undefined) {
+    return { headers: lines, body: bytes };
   }
   const isTyped = lines.some(([name]) => name.toLowerCase() === 'content-type');
   return {
     headers: isTyped ? lines : [...lines, ['Content-Type', 'application/json; charset=utf-8']],
-    body: Buffer.from(JSON.stringify(body)),
+    body: Buffer.from(jsonOf(body)),
   };
+}
+
+/** Nothing where it is to be written as JSON. */
+function bytesOf(body: unknown): Buffer | undefined {
+  if (body === undefined) {
+    return Buffer.alloc(0);
+  }
+  if (typeof body === 'string') {
+    return Buffer.from(body);
+  }
+  if (ArrayBuffer.isView(body)) {
+    return Buffer.from(body.buffer, body.byteOffset, body.byteLength);
+  }
+  return body instanceof ArrayBuffer ? Buffer.from(body) : undefined;
+}
+
+function jsonOf(body: unknown): string {
+  let json: string | undefined;
+  try {
+    json = JSON.stringify(body);
+  } catch (cause) {
+    throw new TypeError(`The body has no JSON: ${(cause as Error).message}`, { cause });
+  }
+  if (json === undefined) {
+    throw new TypeError(`The body has no JSON: it is a ${typeof body}.`);
+  }
+  return json;
 }

@@ -2,7 +2,6 @@ import { DEFAULT_OPTIONS } from '../idempotency.options.js';
 import { dataSourceSchema } from '../persistence/data-source-schema.js';
 import { KeyStore, type PurgedBatch } from '../persistence/key-store.js';
 import { findKeyTables } from '../persistence/key-tables.js';
-import { LeaseStore } from '../persistence/lease-store.js';
 import { print, type CommandContext } from './command.js';
 import { ProgressBar } from './progress-bar.js';
 
@@ -13,7 +12,6 @@ export async function purge({ dataSource, schema, batchSize: given }: CommandCon
   // Under the name that the applications know it by, the lock of the purge is one for all.
   const place = (await findKeyTables(dataSource, wanted))?.schema ?? wanted;
   const store = new KeyStore(place);
-  const leaseStore = new LeaseStore(place);
   const bar = new ProgressBar(process.stderr, await store.countExpired(dataSource));
 
   let deleted = 0;
@@ -24,7 +22,6 @@ export async function purge({ dataSource, schema, batchSize: given }: CommandCon
       batch = await store.purgeBatch(dataSource, batchSize, batch);
       deleted += batch.deleted;
     } while (batch.deleted >= batchSize);
-    while ((await leaseStore.purgeSteps(dataSource, batchSize)) >= batchSize);
   } finally {
     bar.clear();
   }

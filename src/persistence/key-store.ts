@@ -216,11 +216,13 @@ export class KeyStore {
     return rows[0] === undefined ? undefined : storedKeyOf(rows[0]);
   }
 
-  /** Deletes the key's record, expired or not, and tells whether there was one. */
+  /** Deletes the key's record, expired or not, with its steps, and tells whether there was one. */
   async forget(db: Queryable, { scope, key }: KeyIdentity): Promise<boolean> {
     const rows = await rowsOf<{ count: number }>(
       db,
-      `with forgotten as (delete from ${this.table} where scope = $1::text and key = $2::text returning 1)
+      `with forgotten as (
+              delete from ${this.table} where scope = $1::text and key = $2::text returning execution_id),
+            ${this.withTheirSteps('forgotten')}
        select count(*)::int4 as count from forgotten`,
       [scope, key],
     );
@@ -232,7 +234,8 @@ export class KeyStore {
    * wait for the first one's rows: it finds the lock taken and answers `locked`.
    *
    * A row's place names it only within one table: the rows of other partitions, or of children, that have the same must
-   * be due as well, so that a batch of them can be a little larger.
+   * be due as well, so that a batch of them can be a little larger. Steps go with their key, so that nobody has to look for
+   * those that were left behind among all that live.
    *
    * @param after what the batch before it answered: otherwise each would read again the index entries of all that were
    * deleted before it, which stay until a vacuum
@@ -252,7 +255,8 @@ export class KeyStore {
             purged as (
               delete from ${this.table}
               where ctid = any (array(select place from due)) and expires_at <= clock_timestamp()
-              returning 1)
+              returning execution_id),
+            ${this.withTheirSteps('purged')}
        select not (select mine from turn) as locked, (select count(*)::int4 from purged) as deleted,
               (select to_char(max(expires_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.USZ') from due) as reached`,
       [lockNumber([this.schema ?? '', 'purge']), batchSize, after?.reached],
@@ -272,6 +276,12 @@ export class KeyStore {
   async databaseEncoding(db: Queryable): Promise<string> {
     const rows = await rowsOf<{ server_encoding: string }>(db, 'show server_encoding');
     return rows[0]!.server_encoding;
+  }
+
+  /** A part of a statement that deletes keys. By an array: a join is estimated by the batch, and read all steps there are. */
+  private withTheirSteps(deleted: string): string {
+    return `gone as (
+              delete from ${this.steps} where execution_id = any (array(select execution_id from ${deleted})))`;
   }
 
   private run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
@@ -316,7 +326,8 @@ function statementsOn(table: string) {
       id: 'insert',
       // Two columns become null, which their constraints refuse, when the row must not be written: claim_id when the
       // claim's transaction is over, created_at when the row met is not an expired one. Being errors, they keep the
-      // COMMIT behind them from being executed.
+      // COMMIT behind them from being executed. An operation of lease mode that has expired stays named, so that its steps
+      // go when this row does.
       text: `insert into ${table} as k (scope, key, fingerprint, fingerprint_version, method, path, claim_id,
           response_status, response_headers, response_body, response_bytes, created_at, expires_at)
         values ($1::text, $2::text, $3::bytea, $4::int2, $5::text, $6::text,
@@ -329,7 +340,7 @@ function statementsOn(table: string) {
           response_status = excluded.response_status, response_headers = excluded.response_headers,
           response_body = excluded.response_body, response_bytes = excluded.response_bytes,
           created_at = case when k.expires_at <= clock_timestamp() then excluded.created_at end,
-          expires_at = excluded.expires_at, execution_id = null, attempt = null, lease_expires_at = null`,
+          expires_at = excluded.expires_at, lease_expires_at = null, attention = null`,
     },
     commit: COMMIT,
     rollback: ROLLBACK,

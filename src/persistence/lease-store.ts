@@ -343,31 +343,6 @@ export class LeaseStore {
     return rows[0]!.count === 1;
   }
 
-  /**
-   * Deletes `batchSize` steps whose operation is over or was forgotten, and tells how many. As with keys, those of other
-   * partitions that have the same places go with them, if they are due.
-   */
-  async purgeSteps(db: Queryable, batchSize: number): Promise<number> {
-    const isOver = `not exists (
-             select 1 from ${this.keys} k
-             where k.scope = s.scope and k.key = s.key and k.execution_id = s.execution_id and k.response_status is null)`;
-    const rows = await rowsOf<{ deleted: number }>(
-      db,
-      `with purged as (
-         delete from ${this.steps} s
-         where s.ctid = any (array(
-           select s.ctid from ${this.steps} s
-           where ${isOver}
-           limit $1::int4
-           for update skip locked))
-           and ${isOver}
-         returning 1)
-       select count(*)::int4 as deleted from purged`,
-      [batchSize],
-    );
-    return rows[0]!.deleted;
-  }
-
   private run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
     return this.runner.run(client, batch, this.prepared);
   }
@@ -421,14 +396,22 @@ function statementsOn(keys: string, steps: string) {
     claim: {
       id: 'lease_claim',
       // One reading of the clock, the proposed row's, decides everything. The row of a key that is taken is not
-      // touched: that would lock it and write WAL for each duplicate.
-      text: `insert into ${keys} as k (scope, key, fingerprint, fingerprint_version, method, path, claim_id,
+      // touched: that would lock it and write WAL for each duplicate. One that has expired is locked before its steps go:
+      // its holder may yet renew it. What reads from `gone` has it come first.
+      text: `with now as materialized (select clock_timestamp() as at),
+        stale as (
+          select k.execution_id from ${keys} k, now
+          where k.scope = $1::text and k.key = $2::text and k.expires_at <= now.at and k.execution_id is not null
+            and current_setting('${CLAIM_SETTING}', true) = $7::text
+          for update of k),
+        gone as (delete from ${steps} s using stale where s.execution_id = stale.execution_id returning 1)
+        insert into ${keys} as k (scope, key, fingerprint, fingerprint_version, method, path, claim_id,
           execution_id, attempt, lease_expires_at, created_at, expires_at)
         select $1::text, $2::text, $3::bytea, $4::int2, $5::text, $6::text, $7::uuid, $7::uuid, 1,
           at + $8::float8 * interval '1 millisecond', at,
           case when $10::bool then at + ($8::float8 + $9::float8) * interval '1 millisecond' else 'infinity' end
-        from clock_timestamp() as at
-        where current_setting('${CLAIM_SETTING}', true) = $7::text and not exists (
+        from now
+        where current_setting('${CLAIM_SETTING}', true) = $7::text and (select count(*) from gone) >= 0 and not exists (
           select 1 from ${keys} taken
           where taken.scope = $1::text and taken.key = $2::text and taken.expires_at > at
             and (taken.response_status is not null or taken.lease_expires_at > at

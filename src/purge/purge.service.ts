@@ -37,8 +37,8 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   }
 
   /**
-   * Deletes all expired keys, batch by batch, until a batch is short, and the steps of operations that are no more.
-   * Answers how many keys it deleted.
+   * Deletes all expired keys, batch by batch, until a batch is short, each with its steps. Answers how many keys it
+   * deleted.
    */
   runOnce(): Promise<number> {
     const purge = this.deleteExpired();
@@ -47,29 +47,19 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   }
 
   private async deleteExpired(): Promise<number> {
-    const { dataSource, store, leaseStore, transactions } = this.runtime;
+    const { dataSource, store, transactions } = this.runtime;
     const { batchSize } = this.options;
-    let batch: PurgedBatch | undefined;
-    const keys = await this.inBatches(async () => {
-      batch = await transactions.outside(() => store.purgeBatch(dataSource, batchSize, batch));
-      return batch.deleted;
-    });
-    await this.inBatches(() => transactions.outside(() => leaseStore.purgeSteps(dataSource, batchSize)));
-    return keys;
-  }
-
-  private async inBatches(deleteSome: () => Promise<number>): Promise<number> {
     const { signal } = this.stopping;
     let total = 0;
-    let deleted: number;
+    let batch: PurgedBatch | undefined;
     do {
       const began = performance.now();
-      deleted = await deleteSome();
-      total += deleted;
-      if (deleted >= this.options.batchSize) {
+      batch = await transactions.outside(() => store.purgeBatch(dataSource, batchSize, batch));
+      total += batch.deleted;
+      if (batch.deleted >= batchSize) {
         await delay((performance.now() - began) * PAUSE_PER_WORK, undefined, { signal }).catch(() => undefined);
       }
-    } while (deleted >= this.options.batchSize && !signal.aborted);
+    } while (batch.deleted >= batchSize && !signal.aborted);
     return total;
   }
 

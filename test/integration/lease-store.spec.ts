@@ -93,6 +93,13 @@ const expireLease = () => query(`update idempotency_keys set lease_expires_at = 
 const stepNames = async () =>
   (await query('select name from idempotency_steps order by position')).map((row) => row['name']);
 
+/** Until a session waits for a lock of that kind. */
+const waits = async (client: PoolClient, event: string): Promise<void> => {
+  const { processID } = client as unknown as { processID: number };
+  const isWaiting = `select from pg_stat_activity where pid = $1 and wait_event = $2`;
+  await waitFor(async () => (await query(isWaiting, [processID, event])).length > 0, { what: `the ${event} lock` });
+};
+
 describe('a claim', () => {
   it('is committed, with a lease and a time to live that begins behind it', async () => {
     await claimed('k');
@@ -238,11 +245,6 @@ describe('a step', () => {
     await query(`create constraint trigger gate after insert on idempotency_steps deferrable initially deferred
       for each row execute function wait_for_gate()`);
     undo.push(() => query('drop trigger gate on idempotency_steps'));
-    const waits = async (client: PoolClient, event: string): Promise<void> => {
-      const { processID } = client as unknown as { processID: number };
-      const isWaiting = `select from pg_stat_activity where pid = $1 and wait_event = $2`;
-      await waitFor(async () => (await query(isWaiting, [processID, event])).length > 0, { what: `the ${event} lock` });
-    };
 
     const holder = await claimed('k', { leaseMs: 100 });
     const [gate, client, taker] = [await session(), await session(), await session()];
@@ -277,8 +279,30 @@ describe('a step', () => {
     expect(await stepNames()).toEqual(expect.arrayContaining(['two', 'three']));
     expect(await stepNames()).toHaveLength(2);
     await new KeyStore().forget(queryable, { scope: '', key: 'two' });
-    expect(await store.purgeSteps(queryable, 10)).toBe(1);
     expect(await stepNames()).toEqual(['three']);
+    await query(
+      `update idempotency_keys set expires_at = clock_timestamp(), lease_expires_at = null where key = 'three'`,
+    );
+    expect(await claim(requestFor('three'))).toMatchObject({ kind: 'claimed', attempt: 1, steps: [] });
+    expect(await stepNames()).toEqual([]);
+  });
+
+  it('stays with a key whose holder renews it while others think that it has expired', async () => {
+    const holder = await claimed('k');
+    await store.addStep(await session(), stepFor(holder, 'a'));
+    await query(
+      `update idempotency_keys set expires_at = clock_timestamp(), lease_expires_at = clock_timestamp() - interval '1 second'`,
+    );
+    const renewing = await session();
+    await renewing.query('begin');
+    await renewing.query(`update idempotency_keys set expires_at = clock_timestamp() + interval '1 hour',
+      lease_expires_at = clock_timestamp() + interval '1 minute'`);
+    const other = await session();
+    const claiming = store.claim(other, requestFor('k'));
+    await waits(other, 'transactionid');
+    await renewing.query('commit');
+    expect(await claiming).not.toMatchObject({ kind: 'claimed' });
+    expect(await stepNames()).toEqual(['a']);
   });
 });
 

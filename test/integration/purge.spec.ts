@@ -150,6 +150,41 @@ describe('a purge', () => {
     expect(new Set(batches.map(({ transaction }) => transaction)).size).toBe(3);
   });
 
+  it('deletes the steps of what has expired with it, and reads no others', async () => {
+    const { app } = await start(false);
+    const insert = (prefix: string, count: number, expiresAt: string) =>
+      query(
+        `with operations as (
+           insert into idempotency_keys (scope, key, fingerprint, fingerprint_version, method, path, claim_id,
+             execution_id, attempt, created_at, expires_at)
+           select '', $1 || n, decode(repeat('00', 32), 'hex'), 1, 'POST', '/', id, id, 1,
+             clock_timestamp() - interval '2 days', ${expiresAt}
+           from (select n, gen_random_uuid() as id from generate_series(1, ${count}) n) numbers
+           returning execution_id, key)
+         insert into idempotency_steps (execution_id, name, position, attempt, outcome, scope, key, created_at)
+         select execution_id, 'step ' || n, 1, 1, '{}', '', key, clock_timestamp()
+         from operations, generate_series(1, 3) n`,
+        [prefix],
+      );
+    await insert('live', 2_000, `clock_timestamp() + interval '1 hour'`);
+    await insert('expired', 5, `clock_timestamp()`);
+
+    const client = await connectClient();
+    await client.query('begin');
+    const rowsOf = { query: async (sql: string, values?: unknown[]) => (await client.query(sql, values)).rows };
+    expect((await new KeyStore('public').purgeBatch(rowsOf, 1_000)).deleted).toBe(5);
+    const { rows } = await client.query<{ read: number }>(
+      `select sum(pg_stat_get_xact_tuples_returned(oid) + pg_stat_get_xact_tuples_fetched(oid))::int4 as read
+       from pg_class where oid = 'idempotency_steps'::regclass`,
+    );
+    await client.query('rollback');
+    expect(rows).toEqual([{ read: 15 }]);
+
+    await expect(app.get(IdempotencyService).purge()).resolves.toBe(5);
+    const left = await query<{ key: string }>(`select distinct left(key, 4) as key from idempotency_steps`);
+    expect(left).toEqual([{ key: 'live' }]);
+  });
+
   it('looks once more after a batch that was just full, and then ends', async () => {
     const { app } = await start({ batchSize: 2 });
     await insertExpired(4);

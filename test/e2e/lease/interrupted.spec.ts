@@ -67,5 +67,35 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
       letGo();
       expect((await running).status).toBe(201);
     });
+
+    it.each([
+      ['a Uint8Array', new Uint8Array([0, 255, 13, 10]), [0, 255, 13, 10]],
+      ['a part of a buffer', new Uint16Array([1, 2, 3]).subarray(1, 2), [2, 0]],
+      ['an ArrayBuffer', new Uint8Array([7]).buffer, [7]],
+      ['an empty text', '', []],
+    ])('replays %s as the bytes that it is', async (_, body, bytes) => {
+      await interrupted('k');
+      expect(await service().resolve('k', { status: 200, headers: { 'Content-Type': 'image/png' }, body })).toBe(true);
+      const replay = await application().post('/fail/charge', 'k');
+      expect([headerOf(replay, 'Content-Type'), [...replay.body]]).toEqual(['image/png', bytes]);
+    });
+
+    it.each([204, 205, 304])('replays a %d without a body, and takes none', async (status) => {
+      await interrupted('k');
+      await expect(service().resolve('k', { status, body: { id: 7 } })).rejects.toThrow(`status ${status} has no body`);
+      expect(await service().resolve('k', { status })).toBe(true);
+      const replay = await application().post('/fail/charge', 'k');
+      expect([replay.status, replay.body.length]).toEqual([status, 0]);
+    });
+
+    it('says so where a body has no JSON, and leaves the key as it is', async () => {
+      await interrupted('k');
+      const cycle: Record<string, unknown> = {};
+      cycle['self'] = cycle;
+      for (const body of [() => 1, Symbol('s'), 1n, cycle]) {
+        await expect(service().resolve('k', { status: 200, body })).rejects.toThrow('The body has no JSON');
+      }
+      expect((await service().find('k'))?.state).toBe('interrupted');
+    });
   });
 });

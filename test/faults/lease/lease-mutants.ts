@@ -131,18 +131,6 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     ],
   },
   {
-    name: "lease, partitions: a row's place taken for its identity by the purge of steps",
-    expected: ['finished step run again', 'effect doubled', 'step finished twice'],
-    partitioned: true,
-    changes: [
-      {
-        file: LEASE_STORE,
-        from: 'for update skip locked))\n           and ${isOver}',
-        to: 'for update skip locked))',
-      },
-    ],
-  },
-  {
     name: 'lease, partitions: a fenced-off holder recognised by the name of the table',
     expected: ['unexpected answer'],
     partitioned: true,
