@@ -51,6 +51,20 @@ export interface StepMethod<Arguments extends unknown[] = []> {
   <T>(name: string, options: StepOptions, run: (...args: Arguments) => T | Promise<T>): Promise<Serialized<T>>;
 }
 
+/** With `as` it gives what `run` has returned: instances, not their JSON. */
+export interface TransactionMethod extends StepMethod<[manager: EntityManager]> {
+  <T>(
+    name: string,
+    options: StepOptions & Required<Pick<StepOptions, 'as'>>,
+    run: (manager: EntityManager) => T | Promise<T>,
+  ): Promise<T>;
+  <T>(
+    name: string,
+    run: (manager: EntityManager) => T | Promise<T>,
+    options: StepOptions & Required<Pick<StepOptions, 'as'>>,
+  ): Promise<T>;
+}
+
 /** What durable steps are made of, for lease mode; in transaction mode both throw. */
 export interface IdempotencyExecutionTools {
   /**
@@ -71,8 +85,11 @@ export interface IdempotencyExecutionTools {
   /**
    * A step whose writes and whose result commit in one transaction: exactly once. All use of the DataSource inside of
    * `run` joins the transaction; its `isolation` and `retries` are the route's.
+   *
+   * What class-transformer hides of a class (`@Exclude()`) is not hidden by ClassSerializerInterceptor any more once it is plain
+   * data: before COMMIT an instance of such a class is refused, unless `as` says what it is.
    */
-  readonly transaction: StepMethod<[manager: EntityManager]>;
+  readonly transaction: TransactionMethod;
 }
 
 /** Hands a handler the {@link IdempotencyContext} of its request. */

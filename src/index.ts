@@ -1,5 +1,5 @@
 export { IdempotencyContext } from './idempotency-context.decorator.js';
-export type { StepMethod } from './idempotency-context.decorator.js';
+export type { StepMethod, TransactionMethod } from './idempotency-context.decorator.js';
 export {
   IdempotencyConflictException,
   IdempotencyException,

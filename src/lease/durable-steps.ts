@@ -15,6 +15,7 @@ import { isDefiniteFailure, isRetryable } from '../persistence/sqlstate.js';
 import { requestStorage } from '../request-storage.js';
 import { delay, rerunPauseMs, within } from '../timing.js';
 import { DownstreamKeys } from './downstream-keys.js';
+import { givenOf, resultOfStep, resultOfTransaction } from './class-results.js';
 import { DurableStepError } from './durable-step.error.js';
 import type { StepHold } from './step-hold.js';
 import {
@@ -127,11 +128,16 @@ export class DurableSteps implements StepTools {
     }
   }
 
-  step<T>(name: string, ...given: StepArguments<StepWork<T>>): Promise<Serialized<T>> {
-    return this.once(name, given, async (step, { run, options }) => {
+  step<T>(name: string, ...args: StepArguments<StepWork<T>>): Promise<Serialized<T>> {
+    return this.once(name, args, async (step, { run, options }) => {
+      if (options.as !== undefined) {
+        throw new DurableStepError(`Step "${step.name}": \`as\` is an option of ctx.transaction only.`);
+      }
       const ending = await this.tryOut(step, options, async () => {
         const returned = await this.inTime(step, () => this.inside(step.name, run));
-        return this.orTombstone(step, () => outcomeAsJson(step.name, { returned }));
+        return this.orTombstone(step, async () =>
+          outcomeAsJson(step.name, { returned: await resultOfStep(step.name, returned) }),
+        );
       });
       failpoint('step: ran');
       await this.remember({ ...step, outcome: ending.outcome });
@@ -139,9 +145,12 @@ export class DurableSteps implements StepTools {
     });
   }
 
-  transaction<T>(name: string, ...given: StepArguments<TransactionWork<T>>): Promise<Serialized<T>> {
-    return this.once(name, given, async (step, { run, options }) => {
-      const work = (manager: EntityManager): Promise<T> => this.inside(step.name, () => run(manager));
+  transaction<T>(name: string, ...args: StepArguments<TransactionWork<T>>): Promise<Serialized<T>> {
+    return this.once(name, args, async (step, { run, options }) => {
+      const { as } = options;
+      await givenOf(step.name, as, undefined);
+      const work = async (manager: EntityManager): Promise<unknown> =>
+        resultOfTransaction(step.name, as, await this.inside(step.name, () => run(manager)));
       const ending = await this.tryOut(step, options, () => this.inTransaction(step, work));
       if (ending.error !== undefined) {
         await this.hold.remember({ ...step, outcome: ending.outcome }); // its writes are undone; that it has failed stays known
@@ -194,7 +203,7 @@ export class DurableSteps implements StepTools {
     const { id } = call;
     const known = this.memory.recall(id);
     if (known !== undefined) {
-      return this.give(id, known.outcome);
+      return givenOf(id, call.options.as, this.give(id, known.outcome));
     }
     if (!(await this.memory.mayBegin())) {
       throw new IdempotencyStepsChangedException();
@@ -210,7 +219,7 @@ export class DurableSteps implements StepTools {
     if (error !== undefined) {
       throw error;
     }
-    return (JSON.parse(outcome) as FinishedStep['outcome']).returned;
+    return givenOf(id, call.options.as, (JSON.parse(outcome) as FinishedStep['outcome']).returned);
   }
 
   /** What the step gives its handler, from the memory. */
@@ -346,9 +355,9 @@ export class DurableSteps implements StepTools {
   }
 
   /** The effect is there: where nothing can be remembered of it, a tombstone is, lest it be had again. */
-  private async orTombstone<T>(step: Beginning, remember: () => T): Promise<T> {
+  private async orTombstone<T>(step: Beginning, remember: () => T | Promise<T>): Promise<T> {
     try {
-      return remember();
+      return await remember();
     } catch (error) {
       this.effectUnknown = true;
       const problem = error instanceof Error ? error.message : String(error);

@@ -1,3 +1,4 @@
+import type { Type } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import { DurableStepError } from './durable-step.error.js';
 import type { Serialized } from './step-outcome.js';
@@ -14,6 +15,12 @@ export interface StepOptions {
    * certain that the effect was not had. What it throws is logged, and means false. @default never
    */
   newKeyAfter?: (error: unknown) => boolean | Promise<boolean>;
+  /**
+   * Of `ctx.transaction`: the class of what it returns, or of what is in the list. It gives instances of it, in the first
+   * attempt and in every later one, for ClassSerializerInterceptor to hide what the class does; what it always hides is
+   * neither stored nor given. Needs class-transformer. @default plain data; a class that hides something is refused
+   */
+  as?: Type<object>;
 }
 
 export type StepWork<T> = () => T | Promise<T>;
@@ -40,7 +47,7 @@ export interface StepCall<Run> {
 
 const MAX_ID_LENGTH = 255;
 const LONE_SURROGATE = /\p{Surrogate}/u;
-const OPTIONS = ['key', 'newKeyAfter'] satisfies (keyof StepOptions)[];
+const OPTIONS = ['key', 'newKeyAfter', 'as'] satisfies (keyof StepOptions)[];
 
 /** @throws DurableStepError when it is no step */
 export function stepCall<Run extends (...args: never[]) => unknown>(
@@ -58,6 +65,9 @@ export function stepCall<Run extends (...args: never[]) => unknown>(
         `Step "${name}": there is no option '${option}'. The options are ${OPTIONS.join(', ')}.`,
       );
     }
+  }
+  if (options.as !== undefined && typeof options.as !== 'function') {
+    throw new DurableStepError(`Step "${name}": \`as\` must be a class.`);
   }
   return { id: stepId(name, options), options, run };
 }

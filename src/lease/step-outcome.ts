@@ -23,7 +23,7 @@ export function outcomeAsJson(step: string, outcome: StepOutcome): string {
   try {
     json = JSON.stringify(outcome);
   } catch (cause) {
-    throw new DurableStepError(`The result of step "${step}" cannot be stored as JSON.`, { cause });
+    throw withoutJson(step, cause);
   }
   const bytes = Buffer.byteLength(json);
   if (bytes > MAX_STEP_BYTES) {
@@ -32,6 +32,10 @@ export function outcomeAsJson(step: string, outcome: StepOutcome): string {
     );
   }
   return json;
+}
+
+export function withoutJson(step: string, cause: unknown): DurableStepError {
+  return new DurableStepError(`The result of step "${step}" cannot be stored as JSON.`, { cause });
 }
 
 /** Beyond these an error carries what nobody has read over for the store. */
