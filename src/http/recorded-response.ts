@@ -57,11 +57,16 @@ export function baselineOf(...layers: OutgoingHttpHeaders[]): HeaderBaseline {
   return baseline;
 }
 
-/** What is stored of a response's headers: the lines that appeared, changed or went away since the baseline. */
+/**
+ * What is stored of a response's headers: the lines that appeared, changed or went away since the baseline.
+ *
+ * @param asSent those that may go out as other bytes than they were set
+ */
 export function changedHeaders(
   response: ServerResponse,
   baseline: HeaderBaseline,
   { keep = [], drop = [] }: ReplayHeaders = {},
+  asSent: readonly HeaderLine[] = [],
 ): HeaderLine[] {
   const kept = new Set(keep.map((name) => name.toLowerCase()));
   const dropped = new Set(drop.map((name) => name.toLowerCase()));
@@ -75,7 +80,8 @@ export function changedHeaders(
     present.add(key);
     const isOwn = kept.has(key) || DESCRIBES_BODY.has(key) || !sameLines(baseline.get(key), values);
     if (isStored(key) && isOwn) {
-      lines.push(...values.map((value): HeaderLine => [name, value]));
+      const sent = asSent.filter((line) => line[0] === name);
+      lines.push(...(sent.length > 0 ? sent : values.map((value): HeaderLine => [name, value])));
     }
   }
   for (const name of baseline.keys()) {
@@ -129,7 +135,7 @@ function sameLines(one: string[] | undefined, other: string[]): boolean {
 }
 
 /** The names as they go over the wire; Node has the method on every outgoing message, its types on requests only. */
-function rawHeaderNames(response: ServerResponse): string[] {
+export function rawHeaderNames(response: ServerResponse): string[] {
   return (response as ServerResponse & { getRawHeaderNames(): string[] }).getRawHeaderNames();
 }
 

@@ -8,7 +8,7 @@ export interface Keeper {
   readonly isHeld: boolean;
   readonly hasEnded: boolean;
   writeHead(status: number, rest: unknown[]): void;
-  sendHead(): void;
+  sendHead(by: 'flushHeaders'): void;
   write(chunk: unknown, encoding: unknown, callback: unknown): boolean;
   end(chunk: unknown, encoding: unknown, callback: unknown): void;
   /** Its writer has given the response up, for a source that failed half-way: it will never end. */
@@ -67,7 +67,7 @@ const HOLDING = {
     return this;
   },
   flushHeaders(this: Kept): void {
-    this[KEEPER].sendHead();
+    this[KEEPER].sendHead('flushHeaders');
   },
   write(this: Kept, chunk: unknown, encoding?: unknown, callback?: unknown): boolean {
     return this[KEEPER].write(chunk, encoding, callback);

@@ -13,6 +13,7 @@ import {
   resetHeaders,
 } from '../recorded-response.js';
 import { sendInParts } from './decoded-body.js';
+import { isHeadAscii, sendHeadApart } from './head-bytes.js';
 import { ignoreViews, ignoreWrites } from './ignored-writes.js';
 import { showProblemHeaders } from './problem-headers.js';
 import { type HeldRun, ResponseHold } from './response-hold.js';
@@ -193,7 +194,7 @@ export class HttpExchange {
 
   /** What is stored of the headers. */
   changedHeaders(which: ReplayHeaders | undefined): HeaderLine[] {
-    return changedHeaders(this.response, this.baseline, which);
+    return changedHeaders(this.response, this.baseline, which, this.hold.headBytes()?.headers);
   }
 
   /** Sends what was held. */
@@ -339,6 +340,9 @@ export class HttpExchange {
  */
 function endWith(response: ServerResponse, body: Buffer): void {
   const { writeHead, statusCode } = response;
+  if (!isHeadAscii(response)) {
+    sendHeadApart(response, body.length);
+  }
   response.end(body);
   if (!response.headersSent) {
     Object.assign(response, { _implicitHeader: () => writeHead.call(response, statusCode) });

@@ -1,3 +1,4 @@
+import type { HeadWriting } from './head-bytes.js';
 import type { WriteCallback } from './write-arguments.js';
 import type { Writer } from './writer.js';
 
@@ -23,6 +24,8 @@ export class KeptResponse {
   writer: Writer = 'framework';
   status = 0;
   statusMessage = '';
+  /** How the head was written. */
+  readonly head: HeadWriting = { by: 'end' };
 
   /** What was kept so far, in one piece; joined once. */
   joined(): Buffer {

@@ -1,6 +1,8 @@
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { guardHeaders, type Keeper, type OrdinaryMethods, replaceMethods, restoreMethods } from './held-methods.js';
+import { applyHeaders } from '../recorded-response.js';
+import { type HeadBytes, headBytes, type HeadWriting, sendHeadApart } from './head-bytes.js';
 import { ignoreWrites } from './ignored-writes.js';
 import { Insiders } from './insiders.js';
 import { type HeldResponse, KeptResponse } from './kept-response.js';
@@ -83,8 +85,10 @@ export class ResponseHold implements Keeper {
       response.destroy();
       return;
     }
+    const bytes = this.headBytes();
     response.statusCode = kept.status;
-    response.statusMessage = kept.statusMessage;
+    response.statusMessage = bytes?.statusMessage ?? kept.statusMessage;
+    applyHeaders(response, bytes?.headers ?? []);
     const body = kept.joined();
     if (!kept.ended) {
       if (response.write(body)) {
@@ -98,9 +102,18 @@ export class ResponseHold implements Keeper {
       if (response.hasHeader('Transfer-Encoding')) {
         response.removeHeader('Transfer-Encoding'); // only then: Node takes it for a wish to have none at all
       }
+      if (bytes !== undefined) {
+        sendHeadApart(response, body.length);
+      }
       response.end(body, () => this.tellEnded());
     }
     this.tellClosed();
+  }
+
+  /** The head as bytes, where that is more than ASCII. */
+  headBytes(): HeadBytes | undefined {
+    const { response, kept } = this;
+    return kept.ended || kept.headSent ? headBytes(response, kept.head, kept.status, kept.statusMessage) : undefined;
   }
 
   /** Throws away what was held and lets `send` answer instead. What is written later goes nowhere. */
@@ -133,16 +146,17 @@ export class ResponseHold implements Keeper {
     response.statusCode = status;
     response.statusMessage = message ?? response.statusMessage;
     headers.forEach(([name, value]) => response.setHeader(name, value));
-    this.sendHead();
+    this.sendHead('writeHead');
   }
 
   /** @internal */
-  sendHead(): void {
+  sendHead(by: HeadWriting['by']): void {
     const { kept, response } = this;
     if (kept.headSent || this.isStrangersCode()) {
       return;
     }
     kept.headSent = true;
+    kept.head.by = by;
     kept.writer = this.run!.writer();
     kept.status = response.statusCode;
     kept.statusMessage = response.statusMessage;
@@ -162,8 +176,8 @@ export class ResponseHold implements Keeper {
       callBack([encoding, callback], error);
       return false;
     }
-    this.sendHead();
-    this.keep(chunk, encoding);
+    this.sendHead('write');
+    this.keep('write', chunk, encoding);
     callBack([encoding, callback]);
     if (!this.isHeld) {
       return true; // it was given up, and a writer that waits for 'drain' would wait for ever
@@ -188,9 +202,9 @@ export class ResponseHold implements Keeper {
     if (kept.ended) {
       return;
     }
-    this.sendHead();
+    this.sendHead('end');
     if (chunk !== null && chunk !== undefined && typeof chunk !== 'function') {
-      this.keep(chunk, encoding);
+      this.keep('end', chunk, encoding);
     }
     kept.ended = true;
     this.tellRun();
@@ -246,9 +260,10 @@ export class ResponseHold implements Keeper {
     return this.strangers.some((run) => run.isItsCode());
   }
 
-  private keep(chunk: unknown, encoding: unknown): void {
+  private keep(call: 'write' | 'end', chunk: unknown, encoding: unknown): void {
     const bytes = bytesOf(chunk, encoding);
     const { kept } = this;
+    kept.head.first ??= { call, kind: kindOf(chunk, bytes), encoding };
     kept.chunks.push(bytes);
     kept.bodyBytes += bytes.length;
     const { maxBodyBytes, maxHeldBytes } = this.run!;
@@ -303,6 +318,10 @@ export class ResponseHold implements Keeper {
       this.ordinary = undefined;
     }
   }
+}
+
+function kindOf(chunk: unknown, { length }: Buffer): 'text' | 'bytes' | 'nothing' {
+  return length === 0 ? 'nothing' : typeof chunk === 'string' ? 'text' : 'bytes';
 }
 
 function headersSentError(): Error {
