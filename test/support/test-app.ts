@@ -44,6 +44,8 @@ export interface TestAppOptions extends Pick<ModuleMetadata, 'controllers' | 'pr
   extra?: object;
   /** An existing database, for two applications over one. */
   databaseUrl?: string;
+  /** Whether @fastify/multipart reads uploads, before any interceptor does. @default true */
+  multipart?: boolean;
   /** Called before the application is initialised. */
   configure?: (app: INestApplication) => void;
 }
@@ -143,7 +145,7 @@ async function startInstance({ databaseUrl, logs, shared, ...options }: Instance
       controllers: options.controllers ?? [],
       providers: [...shared, ...(options.providers ?? [])],
     },
-    options.adapter === 'express' ? new ExpressAdapter() : await fastifyAdapter(),
+    options.adapter === 'express' ? new ExpressAdapter() : await fastifyAdapter(options.multipart),
     { logger: collectingLogger(logs), abortOnError: false },
   );
   app.useGlobalPipes(new ValidationPipe());
@@ -162,9 +164,9 @@ export function throughPooler(url: string): string {
   return pooled.href;
 }
 
-async function fastifyAdapter(): Promise<FastifyAdapter> {
+async function fastifyAdapter(readsUploads = true): Promise<FastifyAdapter> {
   const adapter = new FastifyAdapter();
-  await adapter.getInstance().register(multipart, { attachFieldsToBody: true });
+  await (readsUploads && adapter.getInstance().register(multipart, { attachFieldsToBody: true }));
   return adapter;
 }
 
