@@ -1,5 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { REFUSED_FOR_MS } from './idempotency.constants.js';
+import { requestStorage } from './request-storage.js';
 
 /** Monotonic, and for tests to move on. */
 export const clock = { now: (): number => performance.now() };
@@ -18,6 +19,14 @@ const OWN_FILES =
 export const warned = new Set<string>();
 const logger = new Logger('Idempotency');
 
+const handlers = requestStorage<Aftermath>();
+
+/** That of the handler without a transaction on whose behalf the running code works, though it has come to its end. */
+export function aftermathOfHandler(): Aftermath | undefined {
+  const aftermath = handlers.getStore();
+  return aftermath?.isPast ? aftermath : undefined;
+}
+
 /** What has become of late work. */
 export type Fate = 'refused' | 'run on an ordinary connection';
 
@@ -33,6 +42,11 @@ export class Aftermath {
 
   /** @param what ran, for the log: "POST /orders" */
   constructor(private readonly what: string) {}
+
+  /** The same as {@link track}, for a handler that has no transaction by which its late work would be known. */
+  enter<T>(work: () => T): T {
+    return handlers.run(this, () => this.track(work));
+  }
 
   /** Runs the handler, or a part of it: until it has settled, what runs on its behalf is its own. */
   track<T>(work: () => T): T {
@@ -64,9 +78,14 @@ export class Aftermath {
     }
   }
 
+  /** Whether both the request and its handler have come to their end. */
+  get isPast(): boolean {
+    return this.isOver && this.running === 0;
+  }
+
   /** Whether what runs in its context is not taken for its own work any more. */
   get isForgotten(): boolean {
-    return this.isOver && this.running === 0 && clock.now() - this.since! >= REFUSED_FOR_MS;
+    return this.isPast && clock.now() - this.since! >= REFUSED_FOR_MS;
   }
 
   /** Says once for each place in the application's code that it works on behalf of a request which is over. */

@@ -93,7 +93,7 @@ export class LeasedClaim implements Claim {
     this.isWorking = true;
     let failed = true;
     try {
-      const value = await this.aftermath.track(() => handlers.run(this, work));
+      const value = await this.aftermath.enter(() => handlers.run(this, work));
       failed = false;
       return value;
     } catch (error) {

@@ -14,7 +14,6 @@ import { lend, type LentClient } from './lent-client.js';
 import type { CommitAnswer, OwnedTransaction, TransactionState } from './owned-transaction.js';
 import type { Send } from './transaction-query-runner.js';
 import { Scope } from './transaction-scope.js';
-import { transactionControlIn } from './sql-statements.js';
 import { shown } from './waiting-statement.js';
 
 const CLIENT_TAKEN_BACK =
@@ -309,12 +308,9 @@ export class AmbientTransaction {
     }
   }
 
-  /** @internal A statement in its context is about to be run by an ordinary connection: it may be late work. */
-  noteOrdinary(sql: string, place: string | undefined): void {
-    // What TypeORM begins and ends a transaction with says nothing of what is done in it.
-    if (this.state !== 'open' && transactionControlIn(sql) === undefined) {
-      this.aftermath.warn(shown(sql), 'run on an ordinary connection', place);
-    }
+  /** @internal For what is done in its context once it is over. */
+  get lateWork(): Aftermath | undefined {
+    return this.state === 'open' ? undefined : this.aftermath;
   }
 
   /** @internal The only place where a handler's statement reaches the connection; lanes see to one at a time. */

@@ -6,6 +6,7 @@ import type { AmbientTransaction } from './ambient-transaction.js';
 import { DatabaseConnection, type PostgresQueryRunner } from './database-connection.js';
 import { deferCaching } from './deferred-cache.js';
 import { type FlowState, runnerReplacements, scopeOfRunner } from './joined-runner.js';
+import { type Aftermath, aftermathOfHandler } from '../late-work.js';
 import { onNobodysBehalf } from '../request-storage.js';
 import { bindLazyRelations } from './lazy-relations.js';
 import { managerReplacements } from './nested-transaction.js';
@@ -244,6 +245,12 @@ export class AmbientTransactions implements FlowState {
   transaction(): AmbientTransaction | undefined {
     const place = this.current.getStore();
     return isInside(place) ? place.scope.transaction : undefined;
+  }
+
+  /** For what is done by ordinary connections on behalf of a request that is over, as the running code is. */
+  lateWork(): Aftermath | undefined {
+    const transaction = this.transaction();
+    return transaction === undefined && !this.isOutside ? aftermathOfHandler() : transaction?.lateWork;
   }
 
   /** Whether the running code has stepped outside on purpose. */

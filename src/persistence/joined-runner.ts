@@ -2,13 +2,15 @@ import type { EntityManager, QueryRunner } from 'typeorm';
 import { POOL_WAIT_MS } from '../idempotency.constants.js';
 import { IdempotencyStoreUnavailableException } from '../idempotency.exceptions.js';
 import type { IsolationLevel } from '../idempotency.options.js';
-import { callSite } from '../late-work.js';
+import { type Aftermath, callSite } from '../late-work.js';
 import { within } from '../timing.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import type { PostgresQueryRunner } from './database-connection.js';
 import { noteOwnTransaction, refuseOuterTransaction } from './outer-transactions.js';
+import { transactionControlIn } from './sql-statements.js';
 import { RunnerHandle, type Send, type StreamArguments } from './transaction-query-runner.js';
 import type { Scope } from './transaction-scope.js';
+import { shown } from './waiting-statement.js';
 
 const HANDLE = Symbol('handle');
 const HANDLES = Symbol('handles');
@@ -32,6 +34,8 @@ export interface FlowState {
   scope(): Scope | undefined;
   /** The flow's, whatever became of it. */
   transaction(): AmbientTransaction | undefined;
+  /** Where it works on behalf of a request that is over. */
+  lateWork(): Aftermath | undefined;
   /** It has stepped outside of any transaction on purpose. */
   readonly isOutside: boolean;
   /** Of one that keeps a connection. */
@@ -145,9 +149,13 @@ export function runnerReplacements(base: PostgresQueryRunner, surroundings: Surr
   };
   const noteOrdinary = (runner: JoinableRunner, sql: unknown): void => {
     if (typeof sql === 'string' && !outsiders.has(runner)) {
-      const transaction = surroundings(runner.driver)?.transaction();
-      refuseOuterTransaction(runner, sql, transaction);
-      transaction?.noteOrdinary(sql, madeAt.get(runner));
+      const flow = surroundings(runner.driver);
+      refuseOuterTransaction(runner, sql, flow?.transaction());
+      const lateWork = flow?.lateWork();
+      // What TypeORM begins and ends a transaction with says nothing of what is done in it.
+      if (lateWork !== undefined && transactionControlIn(sql) === undefined) {
+        lateWork.warn(shown(sql), 'run on an ordinary connection', madeAt.get(runner));
+      }
     }
   };
   const connectOrdinarily = (
@@ -214,7 +222,7 @@ function isMade(
     Object.defineProperty(runner, 'manager', { value: manager, writable: true, enumerable: true, configurable: true });
     if (flow?.isOutside) {
       outsiders.add(runner);
-    } else if (flow?.transaction() !== undefined) {
+    } else if (flow?.lateWork() !== undefined) {
       madeAt.set(runner, callSite()); // for late work: by the time it sends something its caller is not on the stack
     }
     return;

@@ -4,7 +4,7 @@ import { InjectDataSource } from '@nestjs/typeorm';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { from, lastValueFrom, mergeMap, type Observable, of } from 'rxjs';
 import { Column, type DataSource, Entity, ManyToOne, OneToMany, PrimaryGeneratedColumn } from 'typeorm';
-import { Idempotent } from '../../src/index.js';
+import { Idempotent, IdempotencyContext } from '../../src/index.js';
 import { ADAPTERS, createTestApp, type TestApp } from '../support/test-app.js';
 
 @Entity('senders')
@@ -47,6 +47,13 @@ class NotesController {
     return this.dataSource.manager.findOneByOrFail(Sender, { id });
   }
 
+  @Post('lookup')
+  @Idempotent()
+  async lookup(@IdempotencyContext() { manager }: IdempotencyContext): Promise<object> {
+    const { id } = await this.created();
+    return { id, ask: (sql: string) => manager.query<object[]>(sql) };
+  }
+
   @Post('plain')
   plain(): Promise<Sender> {
     return this.created();
@@ -73,7 +80,43 @@ const INTERCEPTORS: Record<string, NestInterceptor> = {
   },
 };
 
+interface Lookup {
+  id: number;
+  /** Only of the handler's own value: a replay has what came of it. */
+  ask?(sql: string): Promise<object[]>;
+}
+
+/** Reads on after a read that has failed. */
+const forgiving: NestInterceptor = {
+  intercept: (_: ExecutionContext, next: CallHandler): Observable<unknown> =>
+    next.handle().pipe(
+      mergeMap(async ({ id, ask }: Lookup) => ({
+        id,
+        failure: await ask?.('select 1 / 0').catch((error: Error) => error.message),
+        notes: await ask?.('select text from notes'),
+      })),
+    ),
+};
+
 describe.each(ADAPTERS)('a lazy relation, on %s', (adapter) => {
+  it('or what else an outer interceptor reads by the transaction, undoes nothing where it fails', async () => {
+    const test = await createTestApp({
+      adapter,
+      controllers: [NotesController],
+      entities: [Sender, Note],
+      configure: (app) => void app.useGlobalInterceptors(forgiving),
+    });
+    try {
+      const [first, replay] = [await test.post('/lookup', 'k'), await test.post('/lookup', 'k')];
+      const answer = { id: 1, failure: 'division by zero', notes: [{ text: 'hello' }] };
+      expect([first.status, JSON.parse(String(first.body))]).toEqual([201, answer]);
+      expect(String(replay.body)).toBe(String(first.body));
+      expect(await test.dataSource.getRepository(Note).count()).toBe(1);
+    } finally {
+      await test.close();
+    }
+  });
+
   describe.each(Object.entries(INTERCEPTORS))('awaited by an outer interceptor %s', (_, interceptor) => {
     let test: TestApp;
 

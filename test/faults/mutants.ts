@@ -247,7 +247,7 @@ export const MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: LATE_WORK,
-        from: 'return this.isOver && this.running === 0 && clock.now() - this.since! >= REFUSED_FOR_MS;',
+        from: 'return this.isPast && clock.now() - this.since! >= REFUSED_FOR_MS;',
         to: 'return this.isOver;',
       },
     ],

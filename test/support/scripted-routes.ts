@@ -46,6 +46,13 @@ export class ScriptedController {
     return scripts.get(name)!(this.dataSource, manager);
   }
 
+  /** In lease mode, outside of any step: on ordinary connections. */
+  @Post('lease/:script')
+  @Idempotent({ mode: 'lease', timeoutMs: 5_000 })
+  lease(@Param('script') name: string): unknown {
+    return scripts.get(name)!(this.dataSource, this.dataSource.manager);
+  }
+
   @Post('impatient-step/:script')
   @Idempotent({ mode: 'lease', timeoutMs: 500 })
   impatientStep(@Param('script') name: string, @IdempotencyContext() { transaction }: IdempotencyContext): unknown {

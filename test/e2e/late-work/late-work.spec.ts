@@ -170,7 +170,7 @@ describe.each(ADAPTERS)('what a request has made and left behind, on %s', (adapt
     expect(await test.effects()).toEqual(['a']);
   });
 
-  it.each(PLACES)('in a %s that has committed is said once, and served at once', async (place) => {
+  it.each([...PLACES, 'lease'])('in a %s that has committed is said once, and served at once', async (place) => {
     expect((await run(place, () => client.ask('in time'))).status).toBe(201);
     expect(warnings()).toEqual([]);
     await client.ask('late');
@@ -189,6 +189,19 @@ describe.each(ADAPTERS)('what a request has made and left behind, on %s', (adapt
     await waitFor(() => told.length > 0, { what: 'the callback' });
     expect(told).toEqual(['done']);
     expect(warnings()).toEqual([]);
+  });
+
+  it('serves what a handler in lease mode has left behind, and says whose it is', async () => {
+    const { status } = await run('lease', async () => {
+      await client.ask('kept');
+      throw new ConflictException();
+    });
+    expect([status, warnings()]).toEqual([409, []]);
+    await client.ask('of others');
+    expect(warnings()).toEqual([
+      expect.stringMatching(/insert into "effects".*late-work\.spec\.ts.*POST \/lease\/.* ended/i),
+    ]);
+    expect(await test.effects()).toEqual(['kept', 'of others']);
   });
 
   it('refuses what a handler does that was given up, for as long as it runs', async () => {
