@@ -78,10 +78,12 @@ export function changedHeaders(
     const key = name.toLowerCase();
     const values = linesOf(response.getHeader(name));
     present.add(key);
-    const isOwn = kept.has(key) || DESCRIBES_BODY.has(key) || !sameLines(baseline.get(key), values);
+    const sent = asSent.filter((line) => line[0] === name).map(([, value]) => value!);
+    const bytes = sent.length > 0 ? sent : values;
+    // One that goes out as other bytes than it has was not meant for a replay, which is sent in another way.
+    const isOwn = kept.has(key) || DESCRIBES_BODY.has(key) || !sameLines(baseline.get(key), bytes);
     if (isStored(key) && isOwn) {
-      const sent = asSent.filter((line) => line[0] === name);
-      lines.push(...(sent.length > 0 ? sent : values.map((value): HeaderLine => [name, value])));
+      lines.push(...bytes.map((value): HeaderLine => [name, value]));
     }
   }
   for (const name of baseline.keys()) {

@@ -375,6 +375,7 @@ export class RequestRun implements ExchangeRun {
         case 'roll back':
           this.on('to roll back');
           await this.claim.rollBack();
+          this.exchange.assertSendable();
           this.on('rolled back');
           this.exchange.letGo();
           break;
@@ -397,6 +398,7 @@ export class RequestRun implements ExchangeRun {
   private async record({ status, body, bodyBytes }: HeldResponse): Promise<void> {
     const { claims, options } = this.around;
     this.on('to record');
+    this.exchange.assertSendable();
     const headers = this.exchange.changedHeaders(options.replayHeaders);
     const result = await this.claim.record({ status, headers, body, bodyBytes });
     if (result === 'recorded') {

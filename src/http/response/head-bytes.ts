@@ -1,4 +1,4 @@
-import { type IncomingMessage, type OutgoingHttpHeader, ServerResponse } from 'node:http';
+import { type OutgoingHttpHeader, ServerResponse } from 'node:http';
 import { type HeaderLine, rawHeaderNames } from '../recorded-response.js';
 
 /** How a head was given to Node, which decides in what bytes it goes out where it is not all ASCII. */
@@ -17,6 +17,7 @@ export interface HeadBytes {
 }
 
 const NOT_ASCII = /[^\0-\x7f]/;
+const PRINTABLE = /^[\t\x20-\x7e]*$/;
 
 function isAscii(value: OutgoingHttpHeader | undefined): boolean {
   return !NOT_ASCII.test(Array.isArray(value) ? value.join('') : String(value ?? ''));
@@ -40,14 +41,7 @@ export function headBytes(
   if (isHeadAscii(response, statusMessage)) {
     return undefined;
   }
-  const probe = new ServerResponse({ method: 'POST', httpVersionMajor: 1, httpVersionMinor: 1 } as IncomingMessage);
-  for (const name of rawHeaderNames(response)) {
-    probe.setHeader(name, response.getHeader(name)!);
-  }
-  if (probe.hasHeader('Content-Length')) {
-    probe.setHeader('Content-Length', '1');
-  }
-  Object.assign(probe, { statusCode: status, statusMessage });
+  const probe = probeOf(response, status, statusMessage);
   if (by === 'writeHead') {
     probe.writeHead(status);
   } else if (by === 'flushHeaders') {
@@ -67,6 +61,26 @@ export function headBytes(
       .filter(([name]) => !isAscii(response.getHeader(name))),
     statusMessage: statusLine.split(' ').slice(2).join(' '),
   };
+}
+
+/** @throws what Node would throw for such a head, once it is sent */
+export function assertHead(response: ServerResponse, status: number, statusMessage = ''): void {
+  const isUsual = status >= 100 && status <= 999 && PRINTABLE.test(statusMessage);
+  if (!isUsual || response.hasHeader('Trailer')) {
+    probeOf(response, status, statusMessage).writeHead(status);
+  }
+}
+
+/** A response with the same head, and without a connection. */
+function probeOf(response: ServerResponse, statusCode: number, statusMessage: string): ServerResponse {
+  const probe = new ServerResponse(response.req);
+  for (const name of rawHeaderNames(response)) {
+    probe.setHeader(name, response.getHeader(name)!);
+  }
+  if (probe.hasHeader('Content-Length')) {
+    probe.setHeader('Content-Length', '1');
+  }
+  return Object.assign(probe, { statusCode, statusMessage });
 }
 
 /** One byte, in whatever encoding it is read. */

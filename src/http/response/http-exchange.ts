@@ -197,6 +197,11 @@ export class HttpExchange {
     return changedHeaders(this.response, this.baseline, which, this.hold.headBytes()?.headers);
   }
 
+  /** @throws what Node would throw when what is held is let go */
+  assertSendable(): void {
+    this.hold.assertSendable();
+  }
+
   /** Sends what was held. */
   letGo(): void {
     this.orDestroy(() => this.hold.letGo());

@@ -4,6 +4,9 @@ import type { ServerResponse } from 'node:http';
 const HEADER = '_header';
 const CLOSED = '_closed';
 
+/** What `addTrailers()` keeps. */
+const TRAILERS = '_trailer';
+
 /** Has Node tell that the headers were sent, and refuse further ones, though nothing has gone out yet; or no longer. */
 export function showHeadSent(response: ServerResponse, sent: boolean): void {
   (response as unknown as { [HEADER]: string | null })[HEADER] = sent ? `HTTP/1.1 ${response.statusCode}\r\n` : null;
@@ -12,4 +15,8 @@ export function showHeadSent(response: ServerResponse, sent: boolean): void {
 export function showClosed(response: ServerResponse, closed: boolean): void {
   (response as unknown as { [CLOSED]: boolean })[CLOSED] = closed;
   response.destroyed = closed;
+}
+
+export function hasTrailers(response: ServerResponse): boolean {
+  return ((response as unknown as { [TRAILERS]?: string })[TRAILERS] ?? '') !== '';
 }

@@ -2,11 +2,11 @@ import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { guardHeaders, type Keeper, type OrdinaryMethods, replaceMethods, restoreMethods } from './held-methods.js';
 import { applyHeaders } from '../recorded-response.js';
-import { type HeadBytes, headBytes, type HeadWriting, sendHeadApart } from './head-bytes.js';
+import { assertHead, type HeadBytes, headBytes, type HeadWriting, sendHeadApart } from './head-bytes.js';
 import { ignoreWrites } from './ignored-writes.js';
 import { Insiders } from './insiders.js';
 import { type HeldResponse, KeptResponse } from './kept-response.js';
-import { showClosed, showHeadSent } from './node-response.js';
+import { hasTrailers, showClosed, showHeadSent } from './node-response.js';
 import { shieldOf } from './socket-shield.js';
 import { bytesOf, callBack, callbackIn, headArguments } from './write-arguments.js';
 import type { Writer } from './writer.js';
@@ -94,7 +94,7 @@ export class ResponseHold implements Keeper {
       if (response.write(body)) {
         response.emit('drain'); // its writer was told to wait
       }
-    } else if (response.hasHeader('Trailer')) {
+    } else if (response.hasHeader('Trailer') || (kept.head.by !== 'end' && hasTrailers(response))) {
       response.write(body); // trailers go behind chunks only (RFC 9112, section 7.1.2)
       response.end(() => this.tellEnded());
     } else {
@@ -108,6 +108,15 @@ export class ResponseHold implements Keeper {
       response.end(body, () => this.tellEnded());
     }
     this.tellClosed();
+  }
+
+  /** @throws what Node would throw when it is let go, which may be after COMMIT */
+  assertSendable(): void {
+    const { response, kept } = this;
+    if (kept.headSent && !kept.broken) {
+      assertHead(response, kept.status, kept.statusMessage);
+      this.assertLength(0, kept.ended);
+    }
   }
 
   /** The head as bytes, where that is more than ASCII. */
@@ -155,6 +164,9 @@ export class ResponseHold implements Keeper {
     if (kept.headSent || this.isStrangersCode()) {
       return;
     }
+    if (this.isHandlersCode()) {
+      assertHead(response, response.statusCode, response.statusMessage); // others would not know what to do about it
+    }
     kept.headSent = true;
     kept.head.by = by;
     kept.writer = this.run!.writer();
@@ -176,8 +188,12 @@ export class ResponseHold implements Keeper {
       callBack([encoding, callback], error);
       return false;
     }
+    const bytes = bytesOf(chunk, encoding);
+    if (this.isHandlersCode()) {
+      this.assertLength(bytes.length, false);
+    }
     this.sendHead('write');
-    this.keep('write', chunk, encoding);
+    this.keep(bytes, { call: 'write', kind: kindOf(chunk, bytes), encoding });
     callBack([encoding, callback]);
     if (!this.isHeld) {
       return true; // it was given up, and a writer that waits for 'drain' would wait for ever
@@ -202,9 +218,13 @@ export class ResponseHold implements Keeper {
     if (kept.ended) {
       return;
     }
+    const bytes = chunk && typeof chunk !== 'function' ? bytesOf(chunk, encoding) : undefined;
+    if (this.isHandlersCode()) {
+      this.assertLength(bytes?.length ?? 0, true);
+    }
     this.sendHead('end');
-    if (chunk !== null && chunk !== undefined && typeof chunk !== 'function') {
-      this.keep('end', chunk, encoding);
+    if (bytes !== undefined) {
+      this.keep(bytes, { call: 'end', kind: kindOf(chunk, bytes), encoding });
     }
     kept.ended = true;
     this.tellRun();
@@ -260,10 +280,20 @@ export class ResponseHold implements Keeper {
     return this.strangers.some((run) => run.isItsCode());
   }
 
-  private keep(call: 'write' | 'end', chunk: unknown, encoding: unknown): void {
-    const bytes = bytesOf(chunk, encoding);
+  /** As Node does where it was asked to. */
+  private assertLength(bytes: number, isLast: boolean): void {
+    const { response, kept } = this;
+    const said = Number(response.getHeader('Content-Length'));
+    const come = kept.bodyBytes + bytes;
+    if (response.strictContentLength && (come > said || (isLast && come < said))) {
+      const error = new Error(`The body has ${come} bytes, and its Content-Length says ${said}`);
+      throw Object.assign(error, { code: 'ERR_HTTP_CONTENT_LENGTH_MISMATCH' });
+    }
+  }
+
+  private keep(bytes: Buffer, piece: HeadWriting['first']): void {
     const { kept } = this;
-    kept.head.first ??= { call, kind: kindOf(chunk, bytes), encoding };
+    kept.head.first ??= piece;
     kept.chunks.push(bytes);
     kept.bodyBytes += bytes.length;
     const { maxBodyBytes, maxHeldBytes } = this.run!;

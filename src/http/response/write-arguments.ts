@@ -1,4 +1,5 @@
 import type { OutgoingHttpHeader, OutgoingHttpHeaders } from 'node:http';
+import { types } from 'node:util';
 
 export type WriteCallback = (error?: Error | null) => void;
 type HeadersArgument = OutgoingHttpHeaders | OutgoingHttpHeader[];
@@ -16,11 +17,16 @@ export function callBack(args: unknown[], error?: Error): void {
   }
 }
 
-/** A copy, since the writer may use its buffer again. */
+/** A copy, since the writer may use its buffer again. @throws TypeError for what Node does not write */
 export function bytesOf(chunk: unknown, encoding: unknown): Buffer {
-  return typeof chunk === 'string'
-    ? Buffer.from(chunk, typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8')
-    : Buffer.from(chunk as Uint8Array);
+  if (typeof chunk === 'string') {
+    return Buffer.from(chunk, typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8');
+  }
+  if (!types.isUint8Array(chunk)) {
+    const code = chunk === null ? 'ERR_STREAM_NULL_VALUES' : 'ERR_INVALID_ARG_TYPE';
+    throw Object.assign(new TypeError('A chunk must be a string, a Buffer or a Uint8Array.'), { code });
+  }
+  return Buffer.from(chunk);
 }
 
 /** What `writeHead(status, message?, headers?)` sets beside the status. */

@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import type { ServerResponse } from 'node:http';
-import { Controller, Param, Post, Res, StreamableFile, type Type } from '@nestjs/common';
+import { Controller, Header, Param, Post, Res, StreamableFile, type Type } from '@nestjs/common';
 import type { Idempotent } from '../../../src/index.js';
 import { rawOf } from './controller.js';
 
@@ -57,6 +57,7 @@ export function headBytesController(prefix: string, idempotent: typeof Idempoten
     }
 
     @Post('returned/:disposition/:what')
+    @Header('X-Fixed', 'é')
     returned(
       @Param('what') what: string,
       @Param('disposition') disposition: string,

@@ -21,6 +21,7 @@ describe.each(ADAPTERS)('the bytes of a head that is not all ASCII, on %s', (ada
     status: response.statusLine,
     disposition: lines(response, 'Content-Disposition'),
     names: lines(response, 'X-Name'),
+    fixed: lines(response, 'X-Fixed'),
     type: lines(response, 'Content-Type'),
     body: response.body.toString('latin1'),
   });
