@@ -1,6 +1,7 @@
 import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
 import { dataSourceOf } from '../src/persistence/data-source-of.js';
 import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
+import { changeTable } from '../src/persistence/patient-ddl.js';
 import { hasSchema, isOwnTable } from '../src/persistence/own-table.js';
 import { KEYS_TABLE, quoteIdentifier, tableName } from '../src/persistence/table-name.js';
 
@@ -100,7 +101,7 @@ create table ${table} (
 
   /** The schema stays: others may have put things into it. */
   async down(runner: MigrationRunner): Promise<void> {
-    await runner.query(`drop table ${this.table(runner)}`);
+    await changeTable(runner, this.table(runner), `drop table ${this.table(runner)}`);
   }
 
   private table(runner: MigrationRunner): string {

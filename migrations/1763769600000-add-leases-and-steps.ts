@@ -1,6 +1,7 @@
 import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
 import { dataSourceOf } from '../src/persistence/data-source-of.js';
 import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
+import { changeTable } from '../src/persistence/patient-ddl.js';
 import { isOwnTable } from '../src/persistence/own-table.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from '../src/persistence/table-name.js';
 
@@ -17,8 +18,13 @@ export class AddLeasesAndSteps1763769600000 implements Migration {
       return;
     }
 
-    // New columns without a default and dropped constraints change the catalogue alone: no row is rewritten.
-    await runner.query(`
+    // New columns without a default and dropped constraints change the catalogue alone: no row is rewritten. New ones read
+    // all rows, and under ACCESS EXCLUSIVE, unless that is left for later.
+    const validation = runner.isOwn ? ' not valid' : '';
+    await changeTable(
+      runner,
+      keys,
+      `
 alter table ${keys}
   alter column response_status drop not null,
   alter column response_headers drop not null,
@@ -26,16 +32,17 @@ alter table ${keys}
   add column execution_id uuid,
   add column attempt integer,
   add column lease_expires_at timestamptz,
-  add constraint idempotency_keys_attempt_counts check (attempt >= 1),
-  add constraint idempotency_keys_execution_has_attempt check ((execution_id is null) = (attempt is null)),
-  add constraint idempotency_keys_unfinished_is_leased check (response_status is not null or attempt is not null),
-  add constraint idempotency_keys_finished_has_no_lease check (response_status is null or lease_expires_at is null),
+  add constraint idempotency_keys_attempt_counts check (attempt >= 1)${validation},
+  add constraint idempotency_keys_execution_has_attempt check ((execution_id is null) = (attempt is null))${validation},
+  add constraint idempotency_keys_unfinished_is_leased check (response_status is not null or attempt is not null)${validation},
+  add constraint idempotency_keys_finished_has_no_lease check (response_status is null or lease_expires_at is null)${validation},
   add constraint idempotency_keys_response_whole check (
     (response_status is null) = (response_headers is null)
     and (response_status is null) = (response_bytes is null)
     and (response_status is not null or response_body is null)
-  ),
-  add constraint idempotency_keys_expires_after_lease check (lease_expires_at is null or expires_at > lease_expires_at)`);
+  )${validation},
+  add constraint idempotency_keys_expires_after_lease check (lease_expires_at is null or expires_at > lease_expires_at)${validation}`,
+    );
 
     await runner.query(
       `comment on column ${keys}.execution_id is 'Lease mode: names all attempts at one operation, to which its steps belong. Null in transaction mode.'`,
@@ -83,9 +90,12 @@ create table ${steps} (
   /** Operations that have not ended cannot be told without these columns: their keys go, and a retry begins anew. */
   async down(runner: MigrationRunner): Promise<void> {
     const keys = this.table(runner, KEYS_TABLE);
-    await runner.query(`drop table ${this.table(runner, STEPS_TABLE)}`);
+    await changeTable(runner, this.table(runner, STEPS_TABLE), `drop table ${this.table(runner, STEPS_TABLE)}`);
     await runner.query(`delete from ${keys} where response_status is null`);
-    await runner.query(`
+    await changeTable(
+      runner,
+      keys,
+      `
 alter table ${keys}
   drop constraint idempotency_keys_unfinished_is_leased,
   drop constraint idempotency_keys_finished_has_no_lease,
@@ -95,7 +105,8 @@ alter table ${keys}
   drop column lease_expires_at,
   alter column response_status set not null,
   alter column response_headers set not null,
-  alter column response_bytes set not null`);
+  alter column response_bytes set not null`,
+    );
   }
 
   private table(runner: MigrationRunner, table: string): string {

@@ -1,6 +1,7 @@
 import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
 import { dataSourceOf } from '../src/persistence/data-source-of.js';
 import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
+import { changeTable } from '../src/persistence/patient-ddl.js';
 import { hasColumn } from '../src/persistence/own-table.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from '../src/persistence/table-name.js';
 
@@ -17,7 +18,7 @@ export class AddAttention1763856000000 implements Migration {
     }
     // A new column without a default changes the catalogue alone. No constraint ties it to the others: while a deploy is
     // under way, instances of the version before know nothing of it and must still be able to record.
-    await runner.query(`alter table ${keys} add column attention jsonb`);
+    await changeTable(runner, keys, `alter table ${keys} add column attention jsonb`);
     await runner.query(
       `comment on column ${keys}.attention is 'Lease mode: what the last attempt has left to an operator, {"reason", "steps", "detail"}. With the reason effect-unknown no retry goes on by itself.'`,
     );
@@ -29,7 +30,8 @@ export class AddAttention1763856000000 implements Migration {
   }
 
   async down(runner: MigrationRunner): Promise<void> {
-    await runner.query(`alter table ${this.table(runner, KEYS_TABLE)} drop column attention`);
+    const keys = this.table(runner, KEYS_TABLE);
+    await changeTable(runner, keys, `alter table ${keys} drop column attention`);
     await this.commentOnSteps(
       runner,
       'Which step of its attempt it was, counted from 1: a later attempt must come by in the same order.',

@@ -1,5 +1,6 @@
 import { inspect } from 'node:util';
 import type { IdempotencyModuleOptions, IdempotentOptions } from './idempotency.options.js';
+import { isSchemaName, SCHEMA_NAME } from './persistence/table-name.js';
 
 /** An option that cannot work. Thrown at boot, never at the first request. */
 export class IdempotencyOptionError extends Error {
@@ -111,9 +112,8 @@ const MODULE_CHECKS: Record<keyof IdempotencyModuleOptions, Check> = {
     expected: 'the name of a DataSource, as given to TypeOrmModule.forRoot({ name })',
   },
   schema: {
-    accepts: (value) =>
-      typeof value === 'string' && value !== '' && Buffer.byteLength(value) <= 63 && !value.includes('\0'),
-    expected: 'the name of a PostgreSQL schema, 1 to 63 bytes',
+    accepts: isSchemaName,
+    expected: SCHEMA_NAME,
   },
   problemBaseUrl: {
     accepts: (value) => typeof value === 'string' && /^[a-z][a-z0-9+.-]*:[!-;=?-~]+$/i.test(value),

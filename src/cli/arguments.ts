@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util';
+import { isSchemaName, SCHEMA_NAME } from '../persistence/table-name.js';
 import { UsageError } from './usage-error.js';
 
 /** A batch is one transaction. Past this it would hold its row locks for seconds. */
@@ -22,6 +23,9 @@ export function readArguments(argv: string[]): Arguments {
   }
   for (const name of ['url', 'data-source', 'schema'] as const) {
     if (values[name] === '') throw new UsageError(`--${name} is empty.`);
+  }
+  if (values.schema !== undefined && !isSchemaName(values.schema)) {
+    throw new UsageError(`--schema must be ${SCHEMA_NAME}.`);
   }
   if (values.url !== undefined && values['data-source'] !== undefined) {
     throw new UsageError('Give --url or --data-source, not both.');

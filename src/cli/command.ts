@@ -15,3 +15,8 @@ export type Command = (context: CommandContext) => Promise<void>;
 export function print(line: string): void {
   process.stdout.write(`${line}\n`);
 }
+
+/** What is not a result. */
+export function printProgress(line: string): void {
+  process.stderr.write(`nestjs-idempotency: ${line}\n`);
+}

@@ -16,6 +16,7 @@ const REMEDIES: Readonly<Record<string, string>> = {
   '42501': 'Connect as a role with that right, or hand the output of migration:sql to one who has it.',
   '42P01': 'Run migration:run first, with the same --schema or --data-source.',
   '42P07': 'Another DataSource made it: run the migrations with that one, or name another --schema.',
+  '55P03': 'Somebody else has kept using the table. Nothing was changed: run it again when that is over.',
   '53300': 'The server has no connection left: try again later.',
 };
 

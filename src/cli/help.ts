@@ -11,7 +11,9 @@ Commands:
 
 Options:
   --url <url>            PostgreSQL to connect to, as postgres://user:password@host:5432/database.
-                         Better the variable DATABASE_URL: a process list does not show it
+                         Better the variable DATABASE_URL: a process list does not show it. Of several
+                         hosts (one:5432,two:5432) it is the first that takes writes. Without a URL
+                         PGHOST, PGPORT, PGDATABASE, PGUSER and PGPASSWORD count
   --data-source <file>   connect as the TypeORM DataSource that this module exports (.js, .mjs, or
                          .ts where Node can load it). Only its connection and schema are used
   --schema <name>        schema of the library's table, as in the module's option; migration:run

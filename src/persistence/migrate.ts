@@ -1,9 +1,12 @@
 import type { DataSource, QueryRunner } from 'typeorm';
 import { idempotencyMigrations } from '../../migrations/index.js';
+import { dataSourceOf } from './data-source-of.js';
 import { dataSourceSchema } from './data-source-schema.js';
 import { MigrationHistory } from './migration-history.js';
 import type { Migration, MigrationRunner } from './migration-runner.js';
+import { describeHolders, insist, LOCK_PATIENCE, type LockPatience } from './patient-ddl.js';
 import { StatementRecorder } from './statement-recorder.js';
+import { KEYS_TABLE, quoteIdentifier, STEPS_TABLE, tableName } from './table-name.js';
 
 /**
  * TypeORM's own `runMigrations()` takes no lock: of six that start together five fail. Ours queue up behind this one.
@@ -30,22 +33,27 @@ export class Migrator {
   /**
    * @param dataSource an initialized one
    * @param schema where the table goes, created when it is missing; the DataSource's schema when not given
+   * @param tell is told who is waited for
    */
   constructor(
     private readonly dataSource: DataSource,
-    schema?: string,
+    private readonly schema?: string,
+    private readonly tell: (message: string) => void = () => undefined,
+    private readonly patience: LockPatience = LOCK_PATIENCE,
   ) {
     this.migrations = idempotencyMigrations.map((Migration) => new Migration(schema));
     this.history = new MigrationHistory(schema ?? dataSourceSchema(dataSource));
   }
 
-  /** Applies what is pending, and returns the names. */
+  /** Applies what is pending, and returns the names. Constraints are validated behind it, without keeping anybody out. */
   async run(): Promise<string[]> {
-    return this.exclusively(async (runner) => {
+    const applied = await this.exclusively(async (runner) => {
       const pending = await this.pending(runner);
       await this.apply(pending, runner);
       return pending.map(({ name }) => name);
     });
+    await this.validate();
+    return applied;
   }
 
   /** Takes back the newest applied migration, and returns its name; nothing when none is applied. */
@@ -79,8 +87,32 @@ export class Migrator {
 
       const recorder = new StatementRecorder(runner);
       await this.apply(pending, recorder);
-      return ['begin', LOCK, ...recorder.statements, 'commit'];
+      const apart = this.validationsOf(recorder.statements);
+      return ['begin', LOCK, this.limit, ...recorder.statements, 'commit', ...apart];
     });
+  }
+
+  /** Reads all rows, under a lock that lets others read and write; also what a former run has left behind. */
+  private async validate(): Promise<void> {
+    const [keys] = this.tables;
+    const pending = await this.onPrimary(async (runner) => {
+      const sql = `select conname as name from pg_constraint where conrelid = to_regclass($1::text) and not convalidated order by 1`;
+      return (await runner.query(sql, [keys])) as { name: string }[];
+    });
+    for (const { name } of pending) {
+      const sql = `alter table ${keys} validate constraint ${quoteIdentifier(name)}`;
+      await this.exclusively((runner) => runner.query(sql));
+    }
+  }
+
+  /** The same as text, for constraints that statements add without a look at the rows. */
+  private validationsOf(statements: readonly string[]): string[] {
+    const [keys] = this.tables;
+    return statements.flatMap((statement) =>
+      [...statement.matchAll(/add constraint (\w+)(?:(?!add constraint)[^])*? not valid/g)].map(
+        ([, name]) => `alter table ${keys} validate constraint ${name}`,
+      ),
+    );
   }
 
   private async pending(runner: MigrationRunner): Promise<Migration[]> {
@@ -97,15 +129,35 @@ export class Migrator {
     }
   }
 
-  private async exclusively<T>(work: (runner: QueryRunner) => Promise<T>): Promise<T> {
+  private exclusively<T>(work: (runner: MigrationRunner) => Promise<T>): Promise<T> {
+    return insist(
+      () => this.inTransaction(work),
+      (tried) => this.onPrimary((runner) => describeHolders(runner, this.tables, tried)),
+      this.tell,
+      this.patience,
+    );
+  }
+
+  private inTransaction<T>(work: (runner: MigrationRunner) => Promise<T>): Promise<T> {
     return this.onPrimary((runner) =>
       // READ COMMITTED whatever the default is: a stricter level takes its snapshot before it waits for the lock, and
       // would then not see what the previous holder did.
       runner.manager.transaction('READ COMMITTED', async () => {
         await runner.query(LOCK);
-        return work(runner);
+        await runner.query(this.limit);
+        return work(ownRunner(runner));
       }),
     );
+  }
+
+  /** Behind the lock of the migrations, which is waited for as long as it takes. */
+  private get limit(): string {
+    return `set local lock_timeout = '${this.patience.lockTimeoutMs}ms'`;
+  }
+
+  private get tables(): string[] {
+    const schema = this.schema ?? dataSourceSchema(this.dataSource);
+    return [KEYS_TABLE, STEPS_TABLE].map((name) => tableName(name, schema));
   }
 
   private async onPrimary<T>(work: (runner: QueryRunner) => Promise<T>): Promise<T> {
@@ -116,4 +168,12 @@ export class Migrator {
       await runner.release();
     }
   }
+}
+
+function ownRunner(runner: QueryRunner): MigrationRunner {
+  return {
+    isOwn: true,
+    dataSource: dataSourceOf(runner),
+    query: (sql, values) => runner.query(sql, values),
+  } as MigrationRunner;
 }

@@ -6,6 +6,10 @@ import type { MigrationInterface } from 'typeorm';
  */
 export interface MigrationRunner {
   query(sql: string, parameters?: unknown[]): Promise<unknown>;
+  /** Of TypeORM's: whether a transaction is open. */
+  readonly isTransactionActive?: boolean;
+  /** Of our own: what waits too long is begun anew as a whole, and constraints are validated afterwards. */
+  readonly isOwn?: true;
 }
 
 /** A migration that TypeORM can run, and {@link MigrationRunner} too. */

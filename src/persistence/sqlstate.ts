@@ -11,6 +11,7 @@ export const SQLSTATE = {
   invalidTransactionTermination: '2D000',
   serializationFailure: '40001',
   deadlockDetected: '40P01',
+  lockNotAvailable: '55P03',
   duplicatePreparedStatement: '42P05',
 } as const;
 

@@ -4,6 +4,7 @@ import type { MigrationRunner } from './migration-runner.js';
 
 /** Stands in for the query runner of a migration: keeps the statements, with their values written out, and runs none. */
 export class StatementRecorder implements MigrationRunner {
+  readonly isOwn = true;
   readonly statements: string[] = [];
 
   constructor(private readonly runner: MigrationRunner) {}

@@ -8,6 +8,13 @@ export function tableName(table: string, schema?: string): string {
   return schema === undefined ? quoteIdentifier(table) : `${quoteIdentifier(schema)}.${quoteIdentifier(table)}`;
 }
 
+/** PostgreSQL would cut a longer one off without a word, and everybody else look for the whole. */
+export function isSchemaName(value: unknown): value is string {
+  return typeof value === 'string' && value !== '' && Buffer.byteLength(value) <= 63 && !value.includes('\0');
+}
+
+export const SCHEMA_NAME = 'the name of a PostgreSQL schema, 1 to 63 bytes';
+
 /** The table of keys and recorded responses. */
 export const KEYS_TABLE = 'idempotency_keys';
 

@@ -10,9 +10,10 @@ import { ProgressBar } from '../../src/cli/progress-bar.js';
 import { runCommand } from '../../src/cli/run-command.js';
 import { KeyStore } from '../../src/persistence/key-store.js';
 import { catalogueOf } from '../support/catalogue.js';
-import { runCli } from '../support/cli.js';
+import { runCli, runShell } from '../support/cli.js';
 import { createTestDatabase, databaseUrl, type TestDatabase } from '../support/database.js';
 import { createEmptyDatabase, queryOn } from '../support/empty-database.js';
+import { waitFor } from '../support/wait-for.js';
 
 const NAMES = ['CreateIdempotencyKeys1763683200000', 'AddLeasesAndSteps1763769600000', 'AddAttention1763856000000'];
 
@@ -69,6 +70,25 @@ describe('the migration commands', () => {
     } finally {
       await other.drop();
     }
+  });
+
+  it('say for whom they wait, and are applied once that one is done', async () => {
+    await runCli(['migration:run', '--url', database.url]);
+    await runCli(['migration:revert', '--url', database.url]);
+    const reader = new Client({ connectionString: database.url, application_name: 'pg_dump' });
+    await reader.connect();
+    await reader.query('begin');
+    await reader.query('select from idempotency_keys');
+    const running = runCli(['migration:run', '--url', database.url]);
+    const hasTried = `select from pg_stat_activity where application_name = 'nestjs-idempotency' and wait_event_type = 'Lock'`;
+    await waitFor(async () => (await queryOn(database.url, hasTried)).length > 0, { what: 'a try' });
+    await waitFor(async () => (await queryOn(database.url, hasTried)).length === 0, { what: 'its end' });
+    await reader.end();
+    expect(await running).toMatchObject({
+      exitCode: 0,
+      stdout: `applied ${NAMES[2]}\n`,
+      stderr: expect.stringMatching(/^nestjs-idempotency: waiting for the session \d+ \(pg_dump\)/),
+    });
   });
 
   it('take --schema, whatever its name', async () => {
@@ -257,6 +277,15 @@ describe('--data-source', () => {
     await expect(runCli(['migration:show', '--data-source', file])).resolves.toMatchObject({ exitCode: 0 });
   });
 
+  it('ends, though the module has left something behind that would go on', async () => {
+    const file = await write(`setInterval(() => undefined, 1_000); export default ${dataSource()};`);
+    await expect(runCli(['migration:run', '--data-source', file])).resolves.toEqual({
+      exitCode: 0,
+      stdout: each('applied'),
+      stderr: '',
+    });
+  });
+
   it("loads the repository's own ormconfig.ts", async () => {
     const result = await runCli(['migration:show', '--data-source', 'ormconfig.ts'], {
       DATABASE_URL: database.url,
@@ -331,6 +360,11 @@ describe('the command line', () => {
     ['an unknown option', ['migration:run', '--uri', UNREACHABLE], '--uri'],
     ['a URL without its option', [UNREACHABLE], 'Unknown command'],
     ['two databases', ['migration:run', '--url', UNREACHABLE, '--data-source', 'x.mjs'], 'not both'],
+    [
+      'a schema that PostgreSQL would cut off',
+      ['migration:run', '--url', UNREACHABLE, '--schema', 'ü'.repeat(32)],
+      '63 bytes',
+    ],
     ['an empty schema', ['migration:run', '--url', UNREACHABLE, '--schema', ''], '--schema is empty'],
     [
       'a URL of another database',
@@ -373,6 +407,45 @@ describe('the command line', () => {
   ])('takes a URL with %s', async (_, url, message) => {
     const failure = describeFailure(await runCommand(['purge', '--url', url]).catch((error: unknown) => error));
     expect(failure).toEqual({ exitCode: 1, message: expect.stringContaining(message) });
+  });
+
+  it('goes by the PG variables where there is no URL', async () => {
+    const database = await createEmptyDatabase();
+    const { hostname, port, username, password, pathname } = new URL(database.url);
+    const env = {
+      PGHOST: hostname,
+      PGPORT: port,
+      PGUSER: decodeURIComponent(username),
+      PGPASSWORD: decodeURIComponent(password),
+      PGDATABASE: pathname.slice(1),
+    };
+    expect(await runCli(['migration:show'], env)).toEqual({ exitCode: 0, stdout: each('[ ]'), stderr: '' });
+    expect((await runCli(['migration:show'], { PGHOST: '127.0.0.1', PGPORT: '1' })).stderr).toContain('ECONNREFUSED');
+    await database.drop();
+  });
+
+  it('goes by the first of several hosts that answers and takes writes', async () => {
+    const database = await createEmptyDatabase();
+    const { host } = new URL(database.url);
+    const several = database.url.replace(host, `127.0.0.1:1,${host},127.0.0.1:2`);
+    const url = `${several}${several.includes('?') ? '&' : '?'}target_session_attrs=read-write`;
+    expect(await runCli(['migration:show', '--url', url])).toEqual({ exitCode: 0, stdout: each('[ ]'), stderr: '' });
+    const none = await runCli(['migration:show', '--url', `postgres://alice:${PASSWORD}@127.0.0.1:1,127.0.0.1:2/shop`]);
+    expect(none).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/127\.0\.0\.1:1.*127\.0\.0\.1:2/) });
+    expect(none.stderr).not.toContain(PASSWORD);
+    await database.drop();
+  });
+
+  it.each(['true', 'head -n 1'])('is done, and says nothing else, where its output goes to `%s`', async (reader) => {
+    const database = await createEmptyDatabase();
+    const { stdout, stderr, exitCode } = await runShell(
+      `"$NODE" "$CLI" migration:run | ${reader}; exit "\${PIPESTATUS[0]}"`,
+      { DATABASE_URL: database.url },
+    );
+    expect([exitCode, stderr]).toEqual([0, '']);
+    expect(each('applied')).toContain(stdout);
+    expect(await catalogueOf(database.url)).toBeDefined();
+    await database.drop();
   });
 
   it.each([

@@ -12,9 +12,18 @@ export interface CliResult {
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
 /** Runs the command line, in a process of its own whose output goes to pipes. */
-export async function runCli(args: string[], env: Record<string, string> = {}): Promise<CliResult> {
+export function runCli(args: string[], env: Record<string, string> = {}): Promise<CliResult> {
+  return run(process.execPath, [programOf('src/cli/main.ts'), ...args], env);
+}
+
+/** Runs a line of bash, in which `"$NODE" "$CLI"` is the command line. */
+export function runShell(line: string, env: Record<string, string> = {}): Promise<CliResult> {
+  return run('bash', ['-c', line], { NODE: process.execPath, CLI: programOf('src/cli/main.ts'), ...env });
+}
+
+async function run(program: string, args: string[], env: Record<string, string>): Promise<CliResult> {
   const { DATABASE_URL: _, ...inherited } = process.env;
-  const child = spawn(process.execPath, [programOf('src/cli/main.ts'), ...args], {
+  const child = spawn(program, args, {
     cwd: ROOT,
     env: { ...inherited, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
