@@ -6,7 +6,7 @@ import { type Aftermath, callSite } from '../late-work.js';
 import { within } from '../timing.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import type { PostgresQueryRunner } from './database-connection.js';
-import { noteOwnTransaction, refuseOuterTransaction } from './outer-transactions.js';
+import { noteOwnTransaction, noteStatement } from './outer-transactions.js';
 import { transactionControlIn } from './sql-statements.js';
 import { RunnerHandle, type Send, type StreamArguments } from './transaction-query-runner.js';
 import type { Scope } from './transaction-scope.js';
@@ -150,7 +150,7 @@ export function runnerReplacements(base: PostgresQueryRunner, surroundings: Surr
   const noteOrdinary = (runner: JoinableRunner, sql: unknown): void => {
     if (typeof sql === 'string' && !outsiders.has(runner)) {
       const flow = surroundings(runner.driver);
-      refuseOuterTransaction(runner, sql, flow?.transaction());
+      noteStatement(runner, sql, flow?.transaction());
       const lateWork = flow?.lateWork();
       // What TypeORM begins and ends a transaction with says nothing of what is done in it.
       if (lateWork !== undefined && transactionControlIn(sql) === undefined) {

@@ -3,11 +3,30 @@ import { requestStorage } from '../request-storage.js';
 import type { AmbientTransaction } from './ambient-transaction.js';
 import { transactionControlIn } from './sql-statements.js';
 
+/** What may begin or end a transaction: others need not be read. */
+const CONTROL = /^\s*(?:begin|start|commit|end|rollback|abort)\b/i;
+
 /** The runner by which the running flow has begun a transaction of the application's own, outside of any of the library. */
 const begunByFlow = requestStorage<QueryRunner>();
 
 /** On whose behalf a runner has begun the application's own transaction: what an interceptor begins is on nobody's. */
 const begunFor = new WeakMap<object, AmbientTransaction | undefined>();
+
+/** Runners that have begun one by a statement, of which TypeORM knows nothing. */
+const begunBySql = new WeakSet<object>();
+
+/** A runner that is in no transaction of the library sends a statement. */
+export function noteStatement(runner: QueryRunner, sql: string, transaction: AmbientTransaction | undefined): void {
+  const control = CONTROL.test(sql) && !runner.isTransactionActive ? transactionControlIn(sql) : undefined;
+  if (control === undefined) {
+    refuseOuterTransaction(runner, sql, transaction);
+  } else if (/^(?:begin|start)/i.test(control)) {
+    begunBySql.add(runner);
+    noteOwnTransaction(runner, transaction);
+  } else {
+    begunBySql.delete(runner);
+  }
+}
 
 /** A runner that is in no transaction of the library begins one of its own. */
 export function noteOwnTransaction(runner: QueryRunner, transaction: AmbientTransaction | undefined): void {
@@ -23,14 +42,10 @@ export function noteOwnTransaction(runner: QueryRunner, transaction: AmbientTran
  *
  * @throws Error that tells what to do
  */
-export function refuseOuterTransaction(
-  runner: QueryRunner,
-  sql: string,
-  transaction: AmbientTransaction | undefined,
-): void {
+function refuseOuterTransaction(runner: QueryRunner, sql: string, transaction: AmbientTransaction | undefined): void {
   if (
     transaction?.state === 'open' &&
-    runner.isTransactionActive &&
+    isInOne(runner) &&
     begunFor.get(runner) !== transaction &&
     transactionControlIn(sql) === undefined // who has begun it ends it
   ) {
@@ -44,5 +59,10 @@ export function refuseOuterTransaction(
 
 /** Whether an interceptor around `@Idempotent()` keeps a connection while the request waits for one. */
 export function keepsConnection(): boolean {
-  return begunByFlow.getStore()?.isTransactionActive === true;
+  const runner = begunByFlow.getStore();
+  return runner !== undefined && isInOne(runner);
+}
+
+function isInOne(runner: QueryRunner): boolean {
+  return runner.isTransactionActive || (begunBySql.has(runner) && !runner.isReleased);
 }

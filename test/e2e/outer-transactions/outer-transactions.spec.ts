@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { json, replayOf } from '../../support/response.js';
 import { ADAPTERS, createTestApp, type TestApp } from '../../support/test-app.js';
-import { CallbackInterceptor, OuterController, TransactionInterceptor } from './outer.controller.js';
+import { CallbackInterceptor, OuterController, SqlInterceptor, TransactionInterceptor } from './outer.controller.js';
 
 const POOL_SIZE = 4;
 
@@ -12,7 +12,7 @@ describe.each(ADAPTERS)('an interceptor with a transaction of its own, on %s', (
     test = await createTestApp({
       adapter,
       controllers: [OuterController],
-      providers: [TransactionInterceptor, CallbackInterceptor],
+      providers: [TransactionInterceptor, CallbackInterceptor, SqlInterceptor],
       poolSize: POOL_SIZE,
     });
   });
@@ -31,7 +31,7 @@ describe.each(ADAPTERS)('an interceptor with a transaction of its own, on %s', (
     expect(open).toBe(0);
   };
 
-  it.each(['around', 'around-by-callback', 'around-a-reader', 'around-a-step'])(
+  it.each(['around', 'around-by-callback', 'around-a-reader', 'around-by-sql', 'around-a-step'])(
     'whose connection the handler uses fails with what to do: %s',
     async (path) => {
       for (const key of ['one', 'one', 'another']) {
@@ -46,7 +46,7 @@ describe.each(ADAPTERS)('an interceptor with a transaction of its own, on %s', (
     },
   );
 
-  it.each(['unused', 'unused-by-a-step', 'within', 'within-by-callback'])(
+  it.each(['unused', 'unused-by-sql', 'unused-by-a-step', 'within', 'within-by-callback'])(
     'that the handler does not use, or that runs within, changes nothing: %s',
     async (path) => {
       const first = await test.post(`/${path}`, 'one');
@@ -58,7 +58,7 @@ describe.each(ADAPTERS)('an interceptor with a transaction of its own, on %s', (
     },
   );
 
-  it.each(['around', 'unused', 'unused-by-a-step'])(
+  it.each(['around', 'unused', 'unused-by-sql', 'unused-by-a-step'])(
     'keeps no request waiting for a connection that others like it keep: %s',
     async (path) => {
       const startedAt = performance.now();

@@ -49,6 +49,29 @@ export class TransactionInterceptor implements NestInterceptor {
   }
 }
 
+/** The same by statements. */
+@Injectable()
+export class SqlInterceptor implements NestInterceptor {
+  constructor(@InjectDataSource() private readonly dataSource: DataSource) {}
+
+  async intercept(context: ExecutionContext, next: CallHandler): Promise<Observable<unknown>> {
+    const runner = this.dataSource.createQueryRunner();
+    await runner.query('begin');
+    Object.assign(context.switchToHttp().getRequest<Carrier>(), { runner });
+    return next.handle().pipe(
+      concatMap(async (value) => {
+        await runner.query('commit');
+        return value as unknown;
+      }),
+      catchError(async (error) => {
+        await runner.query('rollback');
+        throw error;
+      }),
+      finalize(() => void runner.release()),
+    );
+  }
+}
+
 /** The same by a callback, whose manager goes by a symbol and by an AsyncLocalStorage. */
 @Injectable()
 export class CallbackInterceptor implements NestInterceptor {
@@ -92,6 +115,23 @@ export class OuterController {
     const rows = await runner!.stream('select 1');
     await once(rows.resume(), 'end');
     return { read: true };
+  }
+
+  @Post('around-by-sql')
+  @Idempotent()
+  @UseInterceptors(SqlInterceptor)
+  async bySql(@Req() { runner }: Carrier) {
+    await runner!.query('savepoint one');
+    await runner!.query(`insert into effects (label) values ('around-by-sql')`);
+    return { saved: true };
+  }
+
+  @Post('unused-by-sql')
+  @Idempotent()
+  @UseInterceptors(SqlInterceptor)
+  async unusedBySql() {
+    await save(this.dataSource.manager, 'unused-by-sql');
+    return { saved: true };
   }
 
   @Post('around-a-step')
