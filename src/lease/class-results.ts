@@ -1,4 +1,5 @@
 import { Logger, type Type } from '@nestjs/common';
+import { decoratedClasses, type IsDecorated } from './decorated-classes.js';
 import { DurableStepError } from './durable-step.error.js';
 import { outcomeAsJson, withoutJson } from './step-outcome.js';
 
@@ -23,7 +24,7 @@ let loading: Promise<ClassResults | undefined> | undefined;
 /** As NestJS comes by the package, which is optional; without it nothing is hidden. */
 function load(): Promise<ClassResults | undefined> {
   return (loading ??= import('class-transformer').then(
-    (transformer) => new ClassResults(transformer),
+    async (transformer) => new ClassResults(transformer, await decoratedClasses(transformer)),
     () => undefined,
   ));
 }
@@ -66,14 +67,18 @@ async function classesFor(step: string): Promise<ClassResults> {
  * found by what the package does: a bundle may have another copy of what it keeps inside.
  */
 class ClassResults {
-  constructor(private readonly transformer: Transformer) {}
+  constructor(
+    private readonly transformer: Transformer,
+    private readonly isDecorated: IsDecorated,
+  ) {}
 
   /** What `ctx.step` stores: its effect is had, so that what is hidden is left out, and said once. */
   withoutHidden(step: string, value: unknown): unknown {
     return this.replaceSensitive(step, value, (instance) => {
       const name = nameOf(instance);
-      if (!warned.has(`${step} ${name}`)) {
-        warned.add(`${step} ${name}`);
+      const what = `${step.split(' [')[0]} ${name}`; // whatever the key of the step
+      if (!warned.has(what)) {
+        warned.add(what);
         logger.warn(
           `Step "${step}" returned a ${name}, of which class-transformer hides or changes something. A step's result is plain data, so what it stores and gives is what class-transformer makes of the ${name}. ` +
             'Return the data that later steps need; or, from ctx.transaction, say { as: ' +
@@ -165,7 +170,7 @@ class ClassResults {
 
   /** Whether anything of it, as far as no other instance is concerned, is hidden or changed. */
   private isSensitive(node: Data, known: Map<string, boolean>): boolean {
-    if (isPlain(node)) {
+    if (isPlain(node) || !this.isDecorated(node)) {
       return false;
     }
     const own = mapValues(node, (value) => withoutInstances(value));

@@ -111,8 +111,10 @@ export class ClassResultsController {
 
   @Post('said-once')
   @Lease()
-  saidOnce(@Req() request: object, @IdempotencyContext() ctx: IdempotencyContext) {
-    return ctx.step(`said once on ${'raw' in request ? 'fastify' : 'express'}`, () => userOf());
+  async saidOnce(@Req() request: object, @IdempotencyContext() ctx: IdempotencyContext) {
+    const step = `said once on ${'raw' in request ? 'fastify' : 'express'}`;
+    await ctx.step(step, { key: 1 }, () => userOf());
+    return ctx.step(step, { key: 2 }, () => userOf());
   }
 
   @Post('as-of-a-step')
