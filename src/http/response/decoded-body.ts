@@ -24,13 +24,16 @@ async function pour(
   rest: AsyncIterator<Buffer>,
   isTaken: (part: Buffer) => boolean,
 ): Promise<boolean> {
-  let isGone = false;
+  const { socket } = response.req;
+  let isGone = response.destroyed || socket.destroyed;
   let wake = (): void => undefined;
-  response.on('drain', () => wake());
-  response.once('close', () => {
+  const gone = (): void => {
     isGone = true;
     wake();
-  });
+  };
+  response.on('drain', () => wake());
+  response.once('close', gone);
+  socket.once('close', gone); // a response that waits behind another one of its connection is not told
   try {
     for (let next: IteratorResult<Buffer> = { value: first }; next.done !== true; next = await rest.next()) {
       if (isGone) {
@@ -44,6 +47,7 @@ async function pour(
     }
     return true;
   } finally {
+    socket.off('close', gone);
     await rest.return?.();
   }
 }
