@@ -8,7 +8,7 @@ import { FencedOffError, isOneSnapshot, type LeaseStore, type NewStep } from '..
 import { isInOrdinaryTransaction } from '../persistence/nested-transaction.js';
 import { OwnedTransaction } from '../persistence/owned-transaction.js';
 import { settingsAtBegin } from '../persistence/session-settings.js';
-import { isDefiniteFailure } from '../persistence/sqlstate.js';
+import { isDefiniteFailure, SQLSTATE, sqlStateOf } from '../persistence/sqlstate.js';
 import { now } from './lease-hold.js';
 import type { StepHold } from './step-hold.js';
 import { outcomeAsJson } from './step-outcome.js';
@@ -111,7 +111,7 @@ export class StepTransaction {
           cause: answer.error,
         });
       case 'refused':
-        throw transaction.abortedBecause === undefined ? answer.error : lostInStep(answer.error);
+        throw transaction.abortedBecause === undefined ? withRemedy(answer.error, step.name) : lostInStep(answer.error);
     }
   }
 }
@@ -132,6 +132,17 @@ async function perform<T>(
     await transaction.rollBack();
     throw isLost ? lostInStep(error) : error;
   }
+}
+
+/** Of a transaction that only looks as if it could commit, PostgreSQL says no more than that it is aborted. */
+function withRemedy(error: unknown, step: string): unknown {
+  return sqlStateOf(error) === SQLSTATE.inFailedSqlTransaction
+    ? new Error(
+        `A statement of step "${step}" failed and the step went on: its transaction could only be rolled back. ` +
+          'Let the error through, or put the statement that may fail into a DataSource.transaction() of its own.',
+        { cause: error },
+      )
+    : error;
 }
 
 function lostInStep(cause: unknown): IdempotencyStoreUnavailableException {

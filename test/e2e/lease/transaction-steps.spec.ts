@@ -63,6 +63,22 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
 
   const serializationFailure = (): Error => Object.assign(new Error('could not serialize'), { code: '40001' });
 
+  it('says of a step that has swallowed an SQL error why it could not commit', async () => {
+    const seen: unknown[] = [];
+    scripts['order'] = (context) =>
+      context
+        .transaction('write', async (manager) => {
+          await manager.query('select 1 / 0').catch(() => undefined);
+        })
+        .catch((error: unknown) => {
+          seen.push(error);
+          throw error;
+        });
+    expect((await application().post('/run/order', 'k')).status).toBe(500);
+    expect(seen).toEqual([expect.objectContaining({ cause: expect.objectContaining({ code: '25P02' }) })]);
+    expect(String(seen[0])).toMatch(/step "write" failed and the step went on.*DataSource\.transaction\(\)/);
+  });
+
   it('answers 503 when the connection of a transaction step breaks, and goes on in a retry', async () => {
     let breaks = 1;
     scripts['order'] = async (context) => {
