@@ -19,7 +19,12 @@ describe('migrations that the command line and a DataSource both run', () => {
   });
 
   const connect = async (migrations = idempotencyMigrations): Promise<DataSource> => {
-    const dataSource = await new DataSource({ type: 'postgres', url: database.url, migrations }).initialize();
+    const dataSource = await new DataSource({
+      type: 'postgres',
+      url: database.url,
+      migrations,
+      logger: 'debug',
+    }).initialize();
     open.push(dataSource);
     return dataSource;
   };

@@ -5,7 +5,7 @@ import { Client, type DatabaseError } from 'pg';
 export interface TestDatabase {
   url: string;
   name: string;
-  /** Ends all connections to it. */
+  /** Ends the connections to it that do not end by themselves. */
   drop(): Promise<void>;
 }
 
@@ -19,7 +19,11 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   return {
     name,
     url: databaseUrl(serverUrl(), name),
-    drop: () => onServer((client) => client.query(`drop database if exists ${name} with (force)`)),
+    drop: () =>
+      onServer(async (client) => {
+        await sessionsHaveEnded(client, name, performance.now() + 500);
+        await client.query(`drop database if exists ${name} with (force)`);
+      }),
   };
 }
 
@@ -38,6 +42,14 @@ async function copyTemplate(client: Client, name: string, deadline: number): Pro
     if ((error as DatabaseError).code !== OBJECT_IN_USE || performance.now() > deadline) throw error;
     await delay(50);
     await copyTemplate(client, name, deadline);
+  }
+}
+
+/** A pool says that it has ended while its last session still ends: what kills that one is an error without a listener. */
+async function sessionsHaveEnded(client: Client, database: string, deadline: number): Promise<void> {
+  const sessions = "select from pg_stat_activity where datname = $1 and backend_type = 'client backend'";
+  while (performance.now() < deadline && (await client.query(sessions, [database])).rowCount) {
+    await delay(5);
   }
 }
 
