@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Logger, type Type } from '@nestjs/common';
 import { decoratedClasses, type IsDecorated } from './decorated-classes.js';
 import { DurableStepError } from './durable-step.error.js';
@@ -21,6 +22,25 @@ const warned = new Set<string>();
 
 let loading: Promise<ClassResults | undefined> | undefined;
 
+/** What is done for a long list holds nobody else up for longer than that. */
+const SLICE_MS = 10;
+
+async function inSlices(value: unknown, work: (one: unknown) => unknown): Promise<unknown> {
+  if (!Array.isArray(value)) {
+    return work(value);
+  }
+  const done: unknown[] = [];
+  let since = performance.now();
+  for (const one of value) {
+    if (performance.now() - since > SLICE_MS) {
+      await nextTurn();
+      since = performance.now();
+    }
+    done.push(work(one));
+  }
+  return done;
+}
+
 /** As NestJS comes by the package, which is optional; without it nothing is hidden. */
 function load(): Promise<ClassResults | undefined> {
   return (loading ??= import('class-transformer').then(
@@ -32,7 +52,7 @@ function load(): Promise<ClassResults | undefined> {
 /** What `ctx.step` has returned, as it may be stored. */
 export async function resultOfStep(step: string, returned: unknown): Promise<unknown> {
   const classes = await load();
-  return classes === undefined ? returned : classes.withoutHidden(step, returned);
+  return classes === undefined ? returned : inSlices(returned, (one) => classes.withoutHidden(step, one));
 }
 
 /** What `ctx.transaction` has returned, as it may be stored. @throws DurableStepError before its COMMIT */
@@ -42,9 +62,11 @@ export async function resultOfTransaction(
   value: unknown,
 ): Promise<unknown> {
   if (as !== undefined) {
-    return (await classesFor(step)).dataOf(step, as, value);
+    const classes = await classesFor(step);
+    return inSlices(value, (one) => classes.dataOf(step, as, one));
   }
-  (await load())?.assertNothingHidden(step, value);
+  const classes = await load();
+  await inSlices(value, (one) => classes?.assertNothingHidden(step, one));
   return value;
 }
 
@@ -189,16 +211,15 @@ class ClassResults {
   /** Without the properties that no way of serializing shows, under whatever name. */
   private strip(step: string, value: unknown): unknown {
     return this.replaceSensitive(step, value, (instance) => {
-      const shown = Object.entries(instance).filter(([key]) => WAYS.some((way) => this.shows(instance, key, way)));
+      const plain = WAYS.map((way) => this.plainBy(way, instance) ?? {});
+      const shown = Object.entries(instance).filter(
+        ([key]) => plain.some((one) => key in one) || WAYS.some((way) => this.renames(instance, key, way)),
+      );
       return mapValues(Object.fromEntries(shown), (each) => this.strip(step, each));
     });
   }
 
-  /** Be it under another name. */
-  private shows(node: Data, key: string, way: Options): boolean {
-    if (key in (this.plainBy(way, node) ?? {})) {
-      return true;
-    }
+  private renames(node: Data, key: string, way: Options): boolean {
     const renamed = this.plainBy(way, asInstance(node, { ...node, [key]: ELSEWHERE }));
     return Object.values(renamed ?? {}).includes(ELSEWHERE);
   }
