@@ -1,34 +1,36 @@
-import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor, Optional } from '@nestjs/common';
+import type { CallHandler, ExecutionContext, NestInterceptor } from '@nestjs/common';
 import type { Observable } from 'rxjs';
-import { IdempotencyInterceptor } from './idempotency.interceptor.js';
-import { IdempotencyRuntime } from './idempotency.runtime.js';
 import { isSafe } from './safe-methods.js';
 
-const innermost = new WeakMap<object, IdempotencyInterceptor>();
+/** Calls in which the interceptor that comes next is the one of the class. */
+const announced = new WeakSet<ExecutionContext>();
+const innermost = new WeakMap<object, NestInterceptor>();
 
 /**
- * What `@Idempotent()` attaches to a class. It only hands on to {@link INNERMOST}: what NestJS attaches to a class runs
- * outside of all that its methods have, and the handlers that it is for may not be there yet.
+ * What `@Idempotent()` attaches to a class in front of the interceptor, which there only hands on to {@link INNERMOST}: what
+ * NestJS attaches to a class runs outside of all that its methods have, and the handlers that it is for may not be there yet.
  */
-@Injectable()
-export class IdempotencyClassInterceptor implements NestInterceptor {
-  private readonly interceptor: IdempotencyInterceptor;
-
-  constructor(@Optional() runtime?: IdempotencyRuntime) {
-    this.interceptor = new IdempotencyInterceptor(runtime);
-  }
-
-  get hasModule(): boolean {
-    return this.interceptor.hasModule;
-  }
-
+export const ON_CLASS: NestInterceptor = {
   intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
-    if (context.getType() === 'http' && !isSafe(context.getHandler())) {
-      this.interceptor.assertModule(context);
-      innermost.set(context.switchToHttp().getRequest<object>(), this.interceptor);
-    }
+    announced.add(context);
     return next.handle();
+  },
+};
+
+/** Whether this call of `interceptor` is the one on the class, and with it all that is done there. */
+export function isCallOnClass(context: ExecutionContext, interceptor: ClassInterceptor): boolean {
+  if (!announced.delete(context)) {
+    return false;
   }
+  if (context.getType() === 'http' && !isSafe(context.getHandler())) {
+    interceptor.assertModule(context);
+    innermost.set(context.switchToHttp().getRequest<object>(), interceptor);
+  }
+  return true;
+}
+
+interface ClassInterceptor extends NestInterceptor {
+  assertModule(context: ExecutionContext): unknown;
 }
 
 /**
@@ -38,6 +40,6 @@ export class IdempotencyClassInterceptor implements NestInterceptor {
 export const INNERMOST: NestInterceptor = {
   intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
     const interceptor = innermost.get(context.switchToHttp().getRequest<object>());
-    return interceptor === undefined ? next.handle() : interceptor.intercept(context, next);
+    return interceptor === undefined ? next.handle() : (interceptor.intercept(context, next) as Observable<unknown>);
   },
 };

@@ -2,7 +2,7 @@ import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import { HttpExchange } from './http/response/http-exchange.js';
 import type { StepOptions } from './lease/step-call.js';
-import type { Serialized } from './lease/step-outcome.js';
+import type { Serialized } from './lease/serialized.js';
 import type { StoredKey } from './persistence/stored-key.js';
 
 /**

@@ -8,6 +8,7 @@ import { requestTarget } from './http/http-request.js';
 import { parseResolvedKey, readIdempotencyKey } from './http/idempotency-key.js';
 import { HttpExchange } from './http/response/http-exchange.js';
 import { UnreadBodyError } from './http/unread-body.error.js';
+import { isCallOnClass } from './idempotency-class.interceptor.js';
 import {
   IdempotencyKeyMalformedException,
   IdempotencyKeyMissingException,
@@ -18,13 +19,19 @@ import { IdempotencyRuntime } from './idempotency.runtime.js';
 import { RequestRun } from './requests/request-run.js';
 import { resolveScope } from './scope.js';
 
-/** The HTTP edge. `@Idempotent()` attaches it; there is no need to name it in `@UseInterceptors()`. */
+/**
+ * The HTTP edge. `@Idempotent()` attaches it; there is no need to name it in `@UseInterceptors()`. A test that is about
+ * something else replaces it: `overrideInterceptor(IdempotencyInterceptor)`.
+ */
 @Injectable()
 export class IdempotencyInterceptor implements NestInterceptor {
-  /** @param runtime absent where the module is not imported, in a unit test of a controller for instance */
+  /** @internal @param runtime absent where the module is not imported, in a unit test of a controller for instance */
   constructor(@Optional() private readonly runtime?: IdempotencyRuntime) {}
 
   intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
+    if (isCallOnClass(context, this)) {
+      return next.handle();
+    }
     // What an outer interceptor has put into an AsyncLocalStorage for this call is for the handler to find.
     const caller = new AsyncResource('IdempotencyInterceptor');
     return new Observable((outer) => caller.runInAsyncScope(() => this.run(context, next, outer)));
@@ -46,11 +53,12 @@ export class IdempotencyInterceptor implements NestInterceptor {
     return () => run.unsubscribed();
   }
 
+  /** @internal */
   get hasModule(): boolean {
     return this.runtime !== undefined;
   }
 
-  /** @throws Error where the handler would run unprotected */
+  /** @internal @throws Error where the handler would run unprotected */
   assertModule(context: ExecutionContext): IdempotencyRuntime {
     if (this.runtime === undefined) {
       const where = `${context.getClass().name}.${context.getHandler().name}`;

@@ -16,11 +16,12 @@ import { RouteInspector } from './route-inspector.js';
   exports: [IdempotencyRuntime, IdempotencyService],
 })
 export class IdempotencyModule extends ConfigurableModuleClass implements NestModule {
+  /** @internal */
   constructor(private readonly routes: RouteInspector) {
     super();
   }
 
-  /** @internal What NestJS calls before it registers the routes. */
+  /** What NestJS calls before it registers the routes. */
   configure(): void {
     this.routes.attach();
   }

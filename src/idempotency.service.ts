@@ -28,6 +28,7 @@ export interface OperatorResponse {
  */
 @Injectable()
 export class IdempotencyService {
+  /** @internal */
   constructor(
     private readonly runtime: IdempotencyRuntime,
     private readonly purger: PurgeService,

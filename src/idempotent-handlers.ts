@@ -1,7 +1,7 @@
 import type { Type } from '@nestjs/common';
 import { INTERCEPTORS_METADATA, PATH_METADATA } from '@nestjs/common/constants.js';
 import type { MetadataScanner } from '@nestjs/core';
-import { IdempotencyClassInterceptor, INNERMOST } from './idempotency-class.interceptor.js';
+import { INNERMOST, ON_CLASS } from './idempotency-class.interceptor.js';
 import { IdempotencyInterceptor } from './idempotency.interceptor.js';
 import { IdempotentMetadata } from './idempotent.metadata.js';
 import { isSafe } from './safe-methods.js';
@@ -29,7 +29,7 @@ export function hasOwnOptions(handler: Handler): boolean {
 
 /** Whether the class, or one that it inherits from, is decorated. */
 export function isIdempotentClass(controller: Type): boolean {
-  return attachedInterceptors(controller).includes(IdempotencyClassInterceptor);
+  return attachedInterceptors(controller).includes(ON_CLASS);
 }
 
 export function isIdempotent(controller: Type, handler: Handler): boolean {

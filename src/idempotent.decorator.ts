@@ -1,5 +1,5 @@
 import { UseInterceptors } from '@nestjs/common';
-import { IdempotencyClassInterceptor } from './idempotency-class.interceptor.js';
+import { ON_CLASS } from './idempotency-class.interceptor.js';
 import { IdempotencyInterceptor } from './idempotency.interceptor.js';
 import type { IdempotentOptions } from './idempotency.options.js';
 import { IdempotentMetadata } from './idempotent.metadata.js';
@@ -29,8 +29,8 @@ export function Idempotent(options: IdempotentOptions = {}): MethodDecorator & C
     } else {
       const controller = target as new () => object;
       IdempotentMetadata(options)(controller);
-      if (!attachedInterceptors(controller).includes(IdempotencyClassInterceptor)) {
-        UseInterceptors(IdempotencyClassInterceptor)(controller);
+      if (!attachedInterceptors(controller).includes(ON_CLASS)) {
+        UseInterceptors(ON_CLASS, IdempotencyInterceptor)(controller);
       }
     }
   };

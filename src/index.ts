@@ -19,6 +19,7 @@ export {
   TransactionRolledBackError,
 } from './idempotency.exceptions.js';
 export type { ProblemDocument } from './idempotency.exceptions.js';
+export { IdempotencyInterceptor } from './idempotency.interceptor.js';
 export { IdempotencyModule } from './idempotency.module.js';
 export type {
   FingerprintFields,
@@ -40,6 +41,6 @@ export { Idempotent } from './idempotent.decorator.js';
 export { UnreadBodyError } from './http/unread-body.error.js';
 export { DurableStepError } from './lease/durable-step.error.js';
 export type { StepOptions } from './lease/step-call.js';
-export type { Serialized } from './lease/step-outcome.js';
+export type { Serialized } from './lease/serialized.js';
 export type { Attention, CompletedKey, StoredKey, UnfinishedKey, UnfinishedState } from './persistence/stored-key.js';
 export { idempotencyMigrations, idempotencyMigrationsIn } from '../migrations/index.js';

@@ -1,7 +1,6 @@
 import { Injectable, Logger, type OnModuleInit, type Type } from '@nestjs/common';
 import { CONTROLLER_WATERMARK, GUARDS_METADATA, SSE_METADATA } from '@nestjs/common/constants.js';
 import { ApplicationConfig, DiscoveryService, MetadataScanner, Reflector } from '@nestjs/core';
-import { IdempotencyClassInterceptor } from './idempotency-class.interceptor.js';
 import { IdempotencyInterceptor } from './idempotency.interceptor.js';
 import { IdempotencyOptionError, validateRouteOptions } from './idempotency.options-validation.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
@@ -130,10 +129,8 @@ export class RouteInspector implements OnModuleInit {
 
 /** NestJS makes the interceptors in each module of a controller, with what that module can see. */
 function checkModule(host: Host, where: string): void {
-  const interceptors = [IdempotencyInterceptor, IdempotencyClassInterceptor].map(
-    (type) => host?.injectables.get(type)?.instance as { hasModule: boolean } | undefined,
-  );
-  if (host !== undefined && interceptors.some((interceptor) => interceptor?.hasModule === false)) {
+  const interceptor = host?.injectables.get(IdempotencyInterceptor)?.instance as { hasModule?: boolean } | undefined;
+  if (host !== undefined && interceptor?.hasModule === false) {
     refuse(
       where,
       `${host.metatype.name} does not import IdempotencyModule, which is not global here. Import it there, or leave \`isGlobal: false\` out.`,

@@ -10,6 +10,9 @@ const LOADERS = ['tsx', '@swc-node/register/esm-register', 'ts-node/esm']
   .join(', or ')
   .replace('--import ts-node/esm', '--loader ts-node/esm');
 
+/** Node's own: compiled to CommonJS an `import()` is a `require()`, which takes no URL, and knows no loaders of ESM. */
+const importUrl = new Function('url', 'return import(url)') as (url: string) => Promise<Record<string, unknown>>;
+
 /** Imports the user's module and finds the one DataSource in it, exported as default or by any name. */
 export async function loadDataSource(file: string): Promise<DataSource> {
   const path = resolve(file);
@@ -29,7 +32,7 @@ export async function loadDataSource(file: string): Promise<DataSource> {
 
 async function importModule(path: string): Promise<Record<string, unknown>> {
   try {
-    return (await import(pathToFileURL(path).href)) as Record<string, unknown>;
+    return await importUrl(pathToFileURL(path).href);
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ERR_UNKNOWN_FILE_EXTENSION') {
       throw new UsageError(

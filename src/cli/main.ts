@@ -9,14 +9,17 @@ for (const stream of [process.stdout, process.stderr]) {
   });
 }
 
-try {
-  await runCommand(process.argv.slice(2));
-} catch (error) {
-  const { exitCode, message } = describeFailure(error);
-  process.stderr.write(`nestjs-idempotency: ${message}\n`);
-  process.exitCode = exitCode;
+async function main(): Promise<never> {
+  try {
+    await runCommand(process.argv.slice(2));
+  } catch (error) {
+    const { exitCode, message } = describeFailure(error);
+    process.stderr.write(`nestjs-idempotency: ${message}\n`);
+    process.exitCode = exitCode;
+  }
+  // A module of the user's may have left a timer or a connection behind; but first a pipe has to take what was written.
+  await Promise.all([process.stdout, process.stderr].map((stream) => new Promise((done) => stream.write('', done))));
+  process.exit();
 }
 
-// A module of the user's may have left a timer or a connection behind; but first a pipe has to take what was written.
-await Promise.all([process.stdout, process.stderr].map((stream) => new Promise((done) => stream.write('', done))));
-process.exit();
+void main();

@@ -1,3 +1,4 @@
+import { realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { readArguments } from './arguments.js';
 import { print, type Command } from './command.js';
@@ -41,8 +42,8 @@ export async function runCommand(argv: string[]): Promise<void> {
   }
 }
 
-/** By the package's own name: this file is at another depth in src than in dist. */
+/** By the package's own name: the program that runs is at another depth in src than in dist. */
 function version(): string {
-  const require = createRequire(import.meta.url);
+  const require = createRequire(realpathSync(process.argv[1]!));
   return (require('nestjs-idempotency/package.json') as { version: string }).version;
 }

@@ -9,7 +9,7 @@ export class UnreadBodyError extends Error {
 
   constructor(
     message: string,
-    options?: ErrorOptions,
+    options?: { cause?: unknown },
     /** The media type, where it was the client that chose one which nothing reads; else the application is mistaken. */
     readonly unsupportedMediaType?: string,
   ) {

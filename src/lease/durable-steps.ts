@@ -29,7 +29,8 @@ import {
 } from './step-call.js';
 import { StepFailures } from './step-failures.js';
 import { type Disagreement, StepMemory } from './step-memory.js';
-import { errorOf, failureAsJson, lostAsJson, outcomeAsJson, type Serialized } from './step-outcome.js';
+import type { Serialized } from './serialized.js';
+import { errorOf, failureAsJson, lostAsJson, outcomeAsJson } from './step-outcome.js';
 import { StepTransaction } from './step-transaction.js';
 
 export type StepRules = Pick<

@@ -1,7 +1,7 @@
 import type { Type } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import { DurableStepError } from './durable-step.error.js';
-import type { Serialized } from './step-outcome.js';
+import type { Serialized } from './serialized.js';
 
 export interface StepOptions {
   /**

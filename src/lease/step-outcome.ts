@@ -3,20 +3,6 @@ import { MAX_STEP_BYTES } from '../idempotency.constants.js';
 import type { StepFailure, StepOutcome } from '../persistence/lease-store.js';
 import { DurableStepError } from './durable-step.error.js';
 
-/**
- * What JSON makes of a value: a step gives this on its first attempt, too, so that no handler depends on whether it
- * was interrupted.
- */
-export type Serialized<T> = T extends { toJSON(): infer J }
-  ? Serialized<J>
-  : T extends string | number | boolean | null | undefined | void
-    ? T
-    : T extends bigint | symbol | ((...args: never[]) => unknown)
-      ? never
-      : T extends object
-        ? { [K in keyof T as T[K] extends (...args: never[]) => unknown ? never : K]: Serialized<T[K]> }
-        : unknown;
-
 /** @throws DurableStepError when it cannot be stored */
 export function outcomeAsJson(step: string, outcome: StepOutcome): string {
   let json: string;

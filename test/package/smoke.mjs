@@ -1,6 +1,7 @@
 /**
  * Installs the package as npm would publish it into an empty project, once for each major version of NestJS, and uses
- * it there: its declarations under both kinds of module resolution, its command line, and a small application.
+ * it there: its declarations under every kind of module resolution, both of its module systems in one process, its
+ * command line, and a small application.
  *
  *   node --import @swc-node/register/esm-register test/package/smoke.mjs
  */
@@ -11,17 +12,24 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Client } from 'pg';
 import { startPostgres } from '../../examples/support/postgres-server.js';
+import { consumer, OLDER, TWICE } from './consumers.mjs';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const { version, devDependencies, overrides } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
 
-const NESTJS_MAJORS = [12, 11];
+/** From the newest of everything to the oldest. */
+const CELLS = [
+  { nestjs: '12', typeorm: devDependencies.typeorm, reflectMetadata: devDependencies['reflect-metadata'] },
+  { nestjs: '11', typeorm: '0.3.31', reflectMetadata: '0.2.2' },
+  { nestjs: '10', typeorm: '0.3.20', reflectMetadata: '0.1.13' },
+];
 
 /** Longer than any step takes on a slow machine, shorter than anybody waits for one that hangs. */
 const STEP_TIMEOUT_MS = 4 * 60_000;
 
 /** What npm may publish. */
-const PUBLISHED = /^(?:dist\/(?:src|migrations)\/.+\.(?:js|d\.ts)|package\.json|README\.md|LICENSE|CHANGELOG\.md)$/;
+const PUBLISHED =
+  /^(?:dist\/(?:src|migrations)\/.+\.(?:m?js|d\.m?ts)|dist\/nestjs\.m?js|(?:dist\/)?package\.json|README\.md|LICENSE|CHANGELOG\.md)$/;
 
 const folder = mkdtempSync(join(tmpdir(), 'nestjs-idempotency-smoke-'));
 const server = process.env.DATABASE_URL
@@ -31,9 +39,9 @@ const server = process.env.DATABASE_URL
 try {
   const tarball = pack();
   step('publint', bin('publint'), ['run', '--strict', tarball]);
-  step('attw', bin('attw'), [tarball, '--profile', 'esm-only']);
-  for (const major of NESTJS_MAJORS) {
-    await inDatabase(`idempotency_smoke_${process.pid}_${major}`, (url) => useIn(project(major, tarball), url));
+  step('attw', bin('attw'), [tarball]);
+  for (const cell of CELLS) {
+    await inDatabase(`idempotency_smoke_${process.pid}_${cell.nestjs}`, (url) => useIn(project(cell, tarball), url));
   }
 } finally {
   await server.stop();
@@ -46,19 +54,18 @@ function pack() {
   return join(folder, `nestjs-idempotency-${version}.tgz`);
 }
 
-/**
- * An empty ESM project with the package, its peers, and what it takes to compile against them: our declarations name
- * types of pg, which has none of its own.
- */
-function project(major, tarball) {
-  const directory = join(folder, `nestjs-${major}`);
+/** An empty ESM project with the package and its peers; our declarations name no types of pg, which has none of its own. */
+function project({ nestjs, typeorm, reflectMetadata }, tarball) {
+  const directory = join(folder, `nestjs-${nestjs}`);
   mkdirSync(directory);
   writeJson(join(directory, 'package.json'), { name: 'consumer', private: true, type: 'module', overrides });
-  const peers = ['common', 'core', 'platform-express', 'typeorm'].map((name) => `@nestjs/${name}@${major}`);
-  const others = ['typeorm', 'pg', 'rxjs', 'reflect-metadata', '@types/node', '@types/pg'].map(
-    (name) => `${name}@${devDependencies[name]}`,
-  );
-  step(`install with NestJS ${major}`, 'npm', ['install', '--loglevel=error', tarball, ...peers, ...others], {
+  const peers = ['common', 'core', 'platform-express', 'typeorm'].map((name) => `@nestjs/${name}@${nestjs}`);
+  const others = [
+    ...['pg', 'rxjs', '@types/node'].map((name) => `${name}@${devDependencies[name]}`),
+    `typeorm@${typeorm}`,
+    `reflect-metadata@${reflectMetadata}`,
+  ];
+  step(`install with NestJS ${nestjs}`, 'npm', ['install', '--loglevel=error', tarball, ...peers, ...others], {
     cwd: directory,
   });
   return directory;
@@ -76,15 +83,19 @@ function useIn(directory, databaseUrl) {
   }
 
   writeFileSync(join(directory, 'consumer.ts'), consumer(publicNames()));
-  for (const [moduleResolution, module] of [
-    ['bundler', 'esnext'],
-    ['nodenext', 'nodenext'],
+  writeFileSync(join(directory, 'twice.mjs'), TWICE);
+  writeFileSync(join(directory, 'older.cts'), OLDER);
+  for (const [moduleResolution, module, target, file] of [
+    ['bundler', 'esnext', 'es2023', 'consumer.ts'],
+    ['node10', 'commonjs', 'es2021', 'older.cts'],
+    ['nodenext', 'nodenext', 'es2023', 'consumer.ts'],
   ]) {
     writeJson(join(directory, 'tsconfig.json'), {
       compilerOptions: {
         module,
         moduleResolution,
-        target: 'es2023',
+        target,
+        ignoreDeprecations: '6.0',
         strict: true,
         skipLibCheck: false,
         experimentalDecorators: true,
@@ -92,9 +103,9 @@ function useIn(directory, databaseUrl) {
         outDir: 'out',
         rootDir: '.',
         types: ['node'],
-        noEmit: moduleResolution === 'bundler',
+        noEmit: moduleResolution !== 'nodenext',
       },
-      files: ['consumer.ts'],
+      files: [file],
     });
     step(`compile under ${moduleResolution}`, bin('tsc'), ['-p', directory]);
   }
@@ -104,6 +115,7 @@ function useIn(directory, databaseUrl) {
   expectOutput('--version', cli('--version'), version);
   expectOutput('--help', cli('--help'), 'Usage: nestjs-idempotency <command>');
   expectOutput('migration:run', cli('migration:run'), 'applied CreateIdempotencyKeys');
+  expectOutput('both module systems', capture('node', ['twice.mjs'], environment), 'one instance');
   expectOutput('the application', capture('node', ['out/consumer.js'], environment), 'replayed');
 }
 
@@ -116,93 +128,6 @@ function publicNames() {
     names[type === undefined ? 'values' : 'types'].push(...found.filter(Boolean));
   }
   return names;
-}
-
-function consumer({ values, types }) {
-  return `
-import assert from 'node:assert/strict';
-import { Controller, Module, Post } from '@nestjs/common';
-import { NestFactory } from '@nestjs/core';
-import { InjectRepository, TypeOrmModule } from '@nestjs/typeorm';
-import { Column, Entity, PrimaryGeneratedColumn, Repository } from 'typeorm';
-import * as library from 'nestjs-idempotency';
-import { ${values.join(', ')} } from 'nestjs-idempotency';
-import type { ${types.join(', ')} } from 'nestjs-idempotency';
-import * as migrations from 'nestjs-idempotency/migrations';
-
-assert.deepEqual(Object.keys(library).sort(), ${JSON.stringify(values.toSorted())});
-assert.equal(migrations.idempotencyMigrations, idempotencyMigrations);
-export const everyValue = [${values.join(', ')}];
-export type EveryType = [${types.map((name) => (['Resolver', 'Serialized'].includes(name) ? `${name}<string>` : name)).join(', ')}];
-
-@Entity()
-class Payment {
-  @PrimaryGeneratedColumn()
-  id!: number;
-
-  @Column('text')
-  key!: string;
-}
-
-@Controller('payments')
-class PaymentsController {
-  constructor(@InjectRepository(Payment) private readonly payments: Repository<Payment>) {}
-
-  @Post('leased')
-  @Idempotent({ mode: 'lease' })
-  async createLeased(@IdempotencyContext() context: IdempotencyContext): Promise<{ at: string }> {
-    return context.step('take the time', () => ({ at: new Date() }));
-  }
-
-  @Post()
-  @Idempotent({ ttlMs: 60_000, inFlight: { waitMs: 1_000 } })
-  async create(@IdempotencyContext() { key }: IdempotencyContext): Promise<Payment> {
-    return this.payments.save({ key });
-  }
-}
-
-const scope: Resolver<string> = () => '';
-
-@Module({
-  imports: [
-    TypeOrmModule.forRoot({
-      type: 'postgres',
-      url: process.env['DATABASE_URL'],
-      entities: [Payment],
-      migrations: idempotencyMigrationsIn('infra'),
-      migrationsRun: true,
-      synchronize: true,
-    }),
-    TypeOrmModule.forFeature([Payment]),
-    IdempotencyModule.forRootAsync({ useFactory: (): IdempotencyModuleOptions => ({ scope }) }),
-  ],
-  controllers: [PaymentsController],
-})
-class AppModule {}
-
-const app = await NestFactory.create(AppModule, { logger: ['error', 'warn'] });
-await app.listen(0, '127.0.0.1');
-const post = async (path = '') => {
-  const response = await fetch(await app.getUrl() + '/payments' + path, {
-    method: 'POST',
-    headers: { 'Idempotency-Key': 'abc' + path, 'Connection': 'close' },
-  });
-  return { status: response.status, body: await response.text(), replayed: response.headers.get('Idempotency-Replayed') };
-};
-assert.deepEqual(await post(), { status: 201, body: '{"key":"abc","id":1}', replayed: null });
-assert.deepEqual(await post(), { status: 201, body: '{"key":"abc","id":1}', replayed: 'true' });
-const leased = await post('/leased');
-assert.equal(leased.status, 201);
-assert.deepEqual(await post('/leased'), { ...leased, replayed: 'true' });
-const problem = await fetch(await app.getUrl() + '/payments', { method: 'POST', headers: { 'Connection': 'close' } });
-assert.equal(problem.status, 400);
-// The Express adapter of NestJS 11 knows no other JSON than application/json.
-assert.match(problem.headers.get('Content-Type') ?? '', /^application\\/(?:problem\\+)?json; charset=utf-8$/);
-const stored: StoredKey | undefined = await app.get(IdempotencyService).find('abc');
-assert.equal(stored?.status, 201);
-await app.close();
-console.log('replayed');
-`;
 }
 
 async function inDatabase(name, work) {

@@ -1,9 +1,9 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
-import { Controller, Get, type INestApplication, type LoggerService, Post } from '@nestjs/common';
+import { type CallHandler, Controller, Get, type INestApplication, type LoggerService, Post } from '@nestjs/common';
 import { ExpressAdapter } from '@nestjs/platform-express';
 import { FastifyAdapter } from '@nestjs/platform-fastify';
 import { Test } from '@nestjs/testing';
-import { Idempotent, type IdempotencyMode } from '../../../src/index.js';
+import { IdempotencyInterceptor, Idempotent, type IdempotencyMode } from '../../../src/index.js';
 import { rawRequest } from '../../support/raw-http.js';
 import { ADAPTERS } from '../../support/test-app.js';
 
@@ -61,6 +61,24 @@ describe.each(ADAPTERS)('a controller without the module, on %s', (adapter) => {
       }
       expect(logs.map((line) => /of (\w+\.\w+):/.exec(line)?.[1])).toEqual(['OfMethod.create', 'OfClass.create']);
       expect((await rawRequest(port, { method: 'GET', path: `/${mode}/class` })).status).toBe(200);
+    },
+  );
+
+  it.each(['transaction', 'lease'] as const)(
+    'runs unprotected where its test replaces the interceptor, in %s mode',
+    async (mode) => {
+      const testing = await Test.createTestingModule({ controllers: [...controllersOf(mode)] })
+        .overrideInterceptor(IdempotencyInterceptor)
+        .useValue({ intercept: (_: unknown, next: CallHandler) => next.handle() })
+        .compile();
+      app = testing.createNestApplication(adapter === 'express' ? new ExpressAdapter() : new FastifyAdapter(), {
+        logger: false,
+      });
+      await app.listen(0, '127.0.0.1');
+      const { port } = app.getHttpServer().address() as { port: number };
+      for (const path of [`/${mode}/method`, `/${mode}/class`]) {
+        expect((await rawRequest(port, { method: 'POST', path })).status).toBe(201);
+      }
     },
   );
 });

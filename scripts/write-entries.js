@@ -1,0 +1,86 @@
+/**
+ * Gives what `nest build` has emitted, which is CommonJS, its ESM entries: thin ones, so that there is one instance of
+ * each class, DI token and AsyncLocalStorage, however the package is loaded.
+ *
+ * NestJS 12 is ESM. Node.js lets CommonJS `require()` that, jest does not before Node.js 24.9: so an ESM entry imports
+ * NestJS, and leaves it where the implementation looks before it requires anything.
+ */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const DIST = join(ROOT, 'dist');
+const REQUIRED_NESTJS = /\brequire\("(@nestjs\/[^"]+)"\)/g;
+const { exports } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
+
+write('package.json', JSON.stringify({ type: 'commonjs' }));
+writeNestJs(takeNestJs());
+for (const { require: entry } of Object.values(exports)) {
+  if (entry) await writeEntry(join(ROOT, entry.default));
+}
+
+/** Has the implementation ask for NestJS in one place, and answers with the names of what it asks for. */
+function takeNestJs() {
+  const names = new Set();
+  for (const path of readdirSync(DIST, { recursive: true }).filter((name) => name.endsWith('.js'))) {
+    const code = readFileSync(join(DIST, path), 'utf8');
+    const place = specifier(relative(dirname(path), 'nestjs.js'));
+    const taken = code.replace(REQUIRED_NESTJS, (_, name) => {
+      names.add(name);
+      return `require("${place}").take("${name}")`;
+    });
+    if (taken !== code) write(path, taken);
+  }
+  return [...names].toSorted();
+}
+
+function writeNestJs(names) {
+  write(
+    'nestjs.js',
+    `"use strict";
+const given = new Map();
+const required = {
+${names.map((name) => `  "${name}": () => require("${name}"),`).join('\n')}
+};
+exports.give = (name, module) => void given.set(name, "default" in module ? module.default : module);
+exports.take = (name) => given.get(name) ?? required[name]();
+`,
+  );
+  write(
+    'nestjs.mjs',
+    `${names.map((name, index) => `import * as module${index} from "${name}";`).join('\n')}
+import nestjs from "./nestjs.js";
+
+${names.map((name, index) => `nestjs.give("${name}", module${index});`).join('\n')}
+`,
+  );
+}
+
+/** It requires the implementation when it runs: jest would load what an entry imports before NestJS is there. */
+async function writeEntry(file) {
+  const { default: implementation } = await import(pathToFileURL(file).href);
+  const path = relative(DIST, file);
+  const own = specifier(relative(dirname(path), path));
+  write(
+    path.replace(/\.js$/, '.mjs'),
+    `import { createRequire } from "node:module";
+import "${specifier(relative(dirname(path), 'nestjs.mjs'))}";
+
+export const {
+${Object.keys(implementation)
+  .map((name) => `  ${name},`)
+  .join('\n')}
+} = createRequire(import.meta.url)("${own}");
+`,
+  );
+  write(path.replace(/\.js$/, '.d.mts'), `export * from "${own}";\n`);
+}
+
+function specifier(path) {
+  return path.startsWith('.') ? path : `./${path}`;
+}
+
+function write(path, text) {
+  writeFileSync(join(DIST, path), text);
+}
