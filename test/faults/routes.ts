@@ -54,6 +54,10 @@ export const LEASE_ROUTES = {
   isolated: { lease: true, weight: 1, status: 201 },
   guarded: { lease: true, weight: 4, status: 201, operated: true },
   lapsing: { lease: true, weight: 1, status: 201, expires: true },
+  outliving: { lease: true, weight: 1, status: 201 },
+  parallel: { lease: true, weight: 2, status: 201, failure: 500 },
+  fallback: { lease: true, weight: 2, status: 201, failure: 500 },
+  starved: { lease: true, weight: 0.3, status: 201 },
 } as const satisfies Record<string, Route>;
 
 export type RouteName = keyof typeof ROUTES | keyof typeof LEASE_ROUTES;

@@ -92,6 +92,73 @@ export class LeasesController {
     return this.carryOut(context, body, res, { signal: context.signal });
   }
 
+  /** Its last step goes on for longer than the time limit of the request and a lease behind it. */
+  @Post('outliving')
+  @Idempotent({ ...LEASE, timeoutMs: leaseMs / 2 })
+  async outliving(@Body() body: Transfer, @IdempotencyContext() context: IdempotencyContext, @Res(PASS) res: Response) {
+    return this.carryOut(context, body, res, { within: () => delay(2 * leaseMs) });
+  }
+
+  /** Two chains of steps side by side: which comes first is another at each attempt. */
+  @Post('parallel')
+  @Idempotent(LEASE)
+  async parallel(
+    @Body() { amount, failures }: Transfer,
+    @Headers('x-attempt') attempt: string,
+    @IdempotencyContext() context: IdempotencyContext,
+    @Res(PASS) res: Response,
+  ) {
+    const { signal } = context;
+    const pace = (chain: number): Promise<void> => delay(((amount + context.attempt) * (chain + 1) * 13) % 40);
+    const chains = await Promise.all([
+      pace(0).then(() => context.step('reserve', () => this.provider.call(context, 'reserve', signal))),
+      pace(1).then(async () => {
+        const booking = await context.transaction('book', () => this.bookings.book(context.key, amount));
+        await pace(2);
+        return [booking, await context.step('charge', () => this.provider.call(context, 'charge', signal))] as const;
+      }),
+    ]);
+    if (Number(attempt) <= failures) {
+      throw new Error('the handler fails behind its chains');
+    }
+    const [reserved, [booking, charged]] = chains;
+    res.header('X-Receipt', booking.nonce);
+    return { ...booking, reserved: reserved.id, charged: charged.id, attempt: context.attempt };
+  }
+
+  /** Goes another way where the first has failed, and must go it again. */
+  @Post('fallback')
+  @Idempotent(LEASE)
+  async fallback(
+    @Body() body: Transfer,
+    @Headers('x-attempt') attempt: string,
+    @IdempotencyContext() context: IdempotencyContext,
+    @Res(PASS) res: Response,
+  ) {
+    const { signal } = context;
+    await context
+      .step('quote', () => this.provider.call(context, 'quote', signal))
+      .catch((error: unknown) => {
+        if (!(error instanceof HttpException) || error.getStatus() !== 502) {
+          throw error; // not the provider's
+        }
+        return context.step('quote elsewhere', () => this.provider.call(context, 'quote elsewhere', signal));
+      });
+    const around = (): void => {
+      if (Number(attempt) <= body.failures) {
+        throw new Error('the handler fails between its steps');
+      }
+    };
+    return this.carryOut(context, body, res, { signal, around });
+  }
+
+  /** Its last step runs while the whole pool is busy, for longer than its lease. */
+  @Post('starved')
+  @Idempotent(LEASE)
+  starved(@Body() body: Transfer, @IdempotencyContext() context: IdempotencyContext, @Res(PASS) res: Response) {
+    return this.carryOut(context, body, res, { within: () => this.bookings.starve(1.5 * leaseMs) });
+  }
+
   private async carryOut(
     context: IdempotencyContext,
     { amount }: Transfer,
@@ -99,18 +166,25 @@ export class LeasesController {
     {
       signal = null,
       around = () => undefined,
+      within = () => undefined,
       book = () => this.bookings.book(context.key, amount),
     }: {
       signal?: AbortSignal | null;
       /** Runs before and behind the last step. */
       around?: () => unknown;
+      /** Runs inside of the last step. */
+      within?: () => unknown;
       book?: () => Promise<{ nonce: string; amount: number }>;
     },
   ) {
     const reserved = await context.step('reserve', () => this.provider.call(context, 'reserve', signal));
     const booking = await context.transaction('book', book);
     await around();
-    const charged = await context.step('charge', () => this.provider.call(context, 'charge', signal));
+    const charged = await context.step('charge', async () => {
+      const receipt = await this.provider.call(context, 'charge', signal);
+      await within();
+      return receipt;
+    });
     await around();
     res.header('X-Receipt', booking.nonce);
     return { ...booking, reserved: reserved.id, charged: charged.id, attempt: context.attempt };

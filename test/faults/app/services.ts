@@ -37,6 +37,11 @@ export class LedgerService {
     await this.postings.query('select pg_advisory_lock(hashtextextended($1, 0))', [name]);
   }
 
+  /** Keeps all connections of the pool busy with other work. */
+  async starve(connections: number, ms: number): Promise<void> {
+    await Promise.all(Array.from({ length: connections }, () => this.rest(ms)));
+  }
+
   async rest(ms: number): Promise<void> {
     await this.postings.query('select pg_sleep($1::float8 / 1000)', [ms]);
   }
@@ -69,6 +74,10 @@ export class BookingsService {
     const nonce = randomUUID();
     await this.bookings.insert({ nonce, key, amount });
     return { nonce, amount };
+  }
+
+  async starve(ms: number): Promise<void> {
+    await this.ledger.starve(this.bookings.manager.connection.options.poolSize ?? 10, ms);
   }
 
   /** Reads what others write, and takes longer than a lease now and then. */

@@ -2,6 +2,8 @@ import type { Mutant } from '../mutants.js';
 
 const HANDLER_CONTEXT = 'src/requests/handler-context.ts';
 const DURABLE_STEPS = 'src/lease/durable-steps.ts';
+const LEASE_HOLD = 'src/lease/lease-hold.ts';
+const STEP_MEMORY = 'src/lease/step-memory.ts';
 const LEASE_SERVICE = 'src/lease/lease.service.ts';
 const LEASE_STORE = 'src/persistence/lease-store.ts';
 
@@ -127,6 +129,45 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
         file: LEASE_STORE,
         from: "durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}` },",
         to: "durable: { id: 'lease_durable', text: 'select 1' },",
+      },
+    ],
+  },
+  {
+    name: 'lease: renewals stop at the time limit',
+    expected: ['key stuck'],
+    changes: [
+      {
+        file: LEASE_HOLD,
+        from: 'const isAtWork = this.cancelledBecause === undefined || this.stepsRunning > 0;',
+        to: 'const isAtWork = this.cancelledBecause === undefined;',
+      },
+    ],
+  },
+  {
+    name: 'lease: the order of steps decides, though latency made it',
+    expected: ['unexpected answer', 'key stuck'],
+    changes: [
+      { file: STEP_MEMORY, from: 'this.runsSideBySide ||= this.entered.size > this.ended;', to: '' },
+      {
+        file: STEP_MEMORY,
+        from: 'positions.size < finished.length || positions.has(ANY_POSITION)',
+        to: 'positions.has(ANY_POSITION)',
+      },
+      {
+        file: STEP_MEMORY,
+        from: "{ reason: 'steps-reordered', steps: [...this.outOfTurn] }",
+        to: "{ reason: 'steps-changed', steps: [...this.outOfTurn] }",
+      },
+    ],
+  },
+  {
+    name: 'lease: a caught failure forgotten',
+    expected: ['caught failure forgotten', 'unexpected answer', 'key stuck'],
+    changes: [
+      {
+        file: DURABLE_STEPS,
+        from: 'await this.failures.store((step) => this.hold.remember(step));',
+        to: '',
       },
     ],
   },

@@ -92,6 +92,10 @@ function judgeProvider({ route, steps, memos }: KeyEvidence, report: Report): vo
     if (new Set(calls).size < calls.length) {
       report('step run twice in an attempt', `step "${step}", attempts ${calls.join(', ')}`);
     }
+    const elsewhere = memos.find(({ name }) => name === `${step} elsewhere`);
+    if (elsewhere !== undefined && calls.some((attempt) => attempt > elsewhere.attempt)) {
+      report('caught failure forgotten', `step "${step}" was tried again behind attempt ${elsewhere.attempt}`);
+    }
     const memo = memos.find(({ name }) => name === step);
     if (memo !== undefined && calls.some((attempt) => attempt > memo.attempt)) {
       report('finished step run again', `step "${step}" of attempt ${memo.attempt}: called by ${calls.join(', ')}`);

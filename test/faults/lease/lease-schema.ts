@@ -62,7 +62,9 @@ export const LEASE_SCHEMA = `
     end if;
     return null;
   end $$;
-  create trigger step_journal after insert on idempotency_steps for each row execute function write_step_journal();`;
+  -- A failure that is remembered is no finished step, and may be withdrawn.
+  create trigger step_journal after insert on idempotency_steps for each row
+    when (new.outcome -> 'failure' is null) execute function write_step_journal();`;
 
 /** What a round leaves to the next one: the keys that will be asked for again. */
 export async function forgetLeasesAllBut(client: Client, keys: string[]): Promise<void> {
