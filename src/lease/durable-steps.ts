@@ -31,6 +31,7 @@ import { StepFailures } from './step-failures.js';
 import { type Disagreement, StepMemory } from './step-memory.js';
 import type { Serialized } from './serialized.js';
 import { errorOf, failureAsJson, lostAsJson, outcomeAsJson } from './step-outcome.js';
+import { assertHasRun, assertIsKept } from './step-result.js';
 import { StepTransaction } from './step-transaction.js';
 
 export type StepRules = Pick<
@@ -136,9 +137,11 @@ export class DurableSteps implements StepTools {
       }
       const ending = await this.tryOut(step, options, async () => {
         const returned = await this.inTime(step, () => this.inside(step.name, run));
-        return this.orTombstone(step, async () =>
-          outcomeAsJson(step.name, { returned: await resultOfStep(step.name, returned) }),
-        );
+        assertHasRun(step.name, returned);
+        return this.orTombstone(step, async () => {
+          assertIsKept(step.name, returned);
+          return outcomeAsJson(step.name, { returned: await resultOfStep(step.name, returned) });
+        });
       });
       failpoint('step: ran');
       await this.remember({ ...step, outcome: ending.outcome });
@@ -150,8 +153,12 @@ export class DurableSteps implements StepTools {
     return this.once(name, args, async (step, { run, options }) => {
       const { as } = options;
       await givenOf(step.name, as, undefined);
-      const work = async (manager: EntityManager): Promise<unknown> =>
-        resultOfTransaction(step.name, as, await this.inside(step.name, () => run(manager)));
+      const work = async (manager: EntityManager): Promise<unknown> => {
+        const returned = await this.inside(step.name, () => run(manager));
+        assertHasRun(step.name, returned);
+        assertIsKept(step.name, returned);
+        return resultOfTransaction(step.name, as, returned);
+      };
       const ending = await this.tryOut(step, options, () => this.inTransaction(step, work));
       if (ending.error !== undefined) {
         await this.hold.remember({ ...step, outcome: ending.outcome }); // its writes are undone; that it has failed stays known
