@@ -42,8 +42,10 @@ export class StepFailures {
 
   /** Those that an attempt ends with, by itself or as the cause of its error: its retry may try them again. */
   endedWith(error: unknown): string[] {
+    // Of several that have thrown the same thing, a constant for instance, it is the last that went unanswered.
+    const last = new Map([...this.failures].map(([id, failure]) => [failure.error, id]));
     return [...this.failures]
-      .filter(([, failure]) => failure.isStored && involves(error, failure.error))
+      .filter(([id, failure]) => failure.isStored && last.get(failure.error) === id && involves(error, failure.error))
       .map(([id]) => id);
   }
 }

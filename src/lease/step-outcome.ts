@@ -50,6 +50,15 @@ export function failureAsJson(error: unknown): string {
 
 /** What is known of an error without its class: the same of one that was thrown and of one that was remembered. */
 export function failureOf(error: unknown): StepFailure {
+  try {
+    return describe(error);
+  } catch {
+    // A getter of it throws, for instance: nothing of that must take its place.
+    return { name: 'Error', message: 'An error that cannot be described.', properties: {}, isHttp: false };
+  }
+}
+
+function describe(error: unknown): StepFailure {
   if (!(error instanceof Error)) {
     return { name: 'Error', message: String(error).slice(0, FAILURE_LIMITS.characters), properties: {}, isHttp: false };
   }
@@ -57,11 +66,16 @@ export function failureOf(error: unknown): StepFailure {
     .filter(([name, value]) => !NEVER_STORED.has(name) && isSmall(value))
     .slice(0, FAILURE_LIMITS.properties);
   return {
-    name: error.name,
-    message: error.message.slice(0, FAILURE_LIMITS.characters),
+    name: String(error.name),
+    message: textOf(error.message).slice(0, FAILURE_LIMITS.characters),
     properties: Object.fromEntries(properties) as StepFailure['properties'],
     isHttp: error instanceof HttpException,
   };
+}
+
+/** Some put an object there, or nothing. */
+function textOf(message: unknown): string {
+  return typeof message === 'string' ? message : (JSON.stringify(message) ?? '');
 }
 
 function isSmall(value: unknown): boolean {

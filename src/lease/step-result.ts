@@ -27,21 +27,42 @@ export function assertHasRun(step: string, result: unknown): void {
   }
 }
 
+/** Deep enough for a list of what was asked for in parallel; what lies deeper JSON leaves out as it always does. */
+const DEPTH = 3;
+
 /**
- * What has something to give that JSON has no word for, so that a later attempt would get `{}`.
+ * What has something to give that JSON has no word for, so that a later attempt would get `{}`, be it in a list or an object.
  *
  * @throws DurableStepError
  */
-export function assertIsKept(step: string, result: unknown): void {
-  const { constructor } = membersOf(result);
+export function assertIsKept(step: string, result: unknown, depth = DEPTH): void {
   const advice = ADVICE.find(({ fits }) => fits(result))?.advice;
   if (advice !== undefined) {
+    const { constructor } = membersOf(result);
     const name = typeof constructor === 'function' ? constructor.name : 'thing';
-    throw new DurableStepError(`The result of step "${step}" is a ${name}, of which JSON keeps nothing: ${advice}.`);
+    throw new DurableStepError(
+      `The result of step "${step}" ${depth === DEPTH ? 'is' : 'has'} a ${name}, of which JSON keeps nothing: ${advice}.`,
+    );
+  }
+  if (depth > 0 && isPlain(result)) {
+    for (const member of Object.values(result)) {
+      assertIsKept(step, member, depth - 1);
+    }
   }
 }
 
+function isPlain(value: unknown): value is object {
+  if (Array.isArray(value)) {
+    return true;
+  }
+  return typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype;
+}
+
 const ADVICE: readonly { fits(result: unknown): boolean; advice: string }[] = [
+  {
+    fits: (result) => typeof membersOf(result)['then'] === 'function',
+    advice: 'wait for it in the step, by Promise.all() for instance',
+  },
   { fits: (result) => result instanceof Map, advice: 'return Object.fromEntries() of it' },
   { fits: (result) => result instanceof Set, advice: 'return a list of its members' },
   {

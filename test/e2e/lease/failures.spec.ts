@@ -109,4 +109,59 @@ describe.each(ADAPTERS)('the failure of a step, on %s', (adapter) => {
     expect(test.provider).toEqual(['write', 'book', 'book']);
     expect(JSON.stringify(await test.steps())).not.toContain('no_such_table values');
   });
+
+  it('is not withdrawn because a later one has thrown the same constant', async () => {
+    const DOWN = new Error('down');
+    test.script = async (context) => {
+      await context
+        .step('at A', () => {
+          test.call('at A');
+          throw DOWN;
+        })
+        .catch(() => context.step('at B', () => test.call('at B')));
+      await context.step('book', () => {
+        test.call('book');
+        if (context.attempt === 1) throw DOWN;
+      });
+      return 'done';
+    };
+    expect((await test.post('/run', 'k')).status).toBe(500);
+    expect((await test.post('/run', 'k')).status).toBe(201);
+    expect(test.provider).toEqual(['at A', 'at B', 'book', 'book']);
+  });
+
+  it.each([
+    ['whose message is an object', () => Object.assign(new Error(), { message: { code: 7 } })],
+    ['whose message is undefined', () => Object.assign(new Error(), { message: undefined })],
+    ['without a prototype', () => Object.create(null) as object],
+    [
+      'of which a property throws',
+      () =>
+        Object.defineProperty(new Error('no'), 'details', {
+          enumerable: true,
+          get: () => {
+            throw new Error('of a getter');
+          },
+        }),
+    ],
+  ])('reaches the handler as what it is: an error %s', async (_, make) => {
+    const seen: unknown[] = [];
+    const thrown = make();
+    test.script = async (context) => {
+      await context
+        .step('charge', () => {
+          test.call('charge');
+          throw thrown;
+        })
+        .catch((error: unknown) => seen.push(error));
+      await context.step('other', () => test.call('other'));
+      if (context.attempt === 1) throw new Error('once more');
+      return 'done';
+    };
+    expect((await test.post('/run', 'k')).status).toBe(500);
+    expect((await test.post('/run', 'k')).status).toBe(201);
+    expect(seen[0]).toBe(thrown);
+    expect(seen[1]).toBeInstanceOf(Error);
+    expect(test.provider).toEqual(['charge', 'other']);
+  });
 });
