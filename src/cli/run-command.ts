@@ -1,5 +1,5 @@
-import { realpathSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { existsSync, readFileSync, realpathSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { readArguments } from './arguments.js';
 import { print, type Command } from './command.js';
 import { connect } from './connect.js';
@@ -42,8 +42,9 @@ export async function runCommand(argv: string[]): Promise<void> {
   }
 }
 
-/** By the package's own name: the program that runs is at another depth in src than in dist. */
-function version(): string {
-  const require = createRequire(realpathSync(process.argv[1]!));
-  return (require('nestjs-idempotency/package.json') as { version: string }).version;
+/** Of the nearest package.json that has one: the one in dist only tells Node.js that what is there is CommonJS. */
+function version(folder = dirname(realpathSync(process.argv[1]!))): string {
+  const file = join(folder, 'package.json');
+  const found = existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as { version?: string }) : {};
+  return found.version ?? version(dirname(folder));
 }

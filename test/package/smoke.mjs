@@ -1,7 +1,7 @@
 /**
  * Installs the package as npm would publish it into an empty project, once for each major version of NestJS, and uses
- * it there: its declarations under every kind of module resolution, both of its module systems in one process, its
- * command line, and a small application.
+ * it there: its declarations under every kind of module resolution, both of its module systems in one process, a
+ * unit test, its command line, and a small application.
  *
  *   node --import @swc-node/register/esm-register test/package/smoke.mjs
  */
@@ -13,6 +13,7 @@ import { fileURLToPath } from 'node:url';
 import { Client } from 'pg';
 import { startPostgres } from '../../examples/support/postgres-server.js';
 import { consumer, OLDER, TWICE } from './consumers.mjs';
+import { testPackages, writeUnitTests } from './unit-tests.mjs';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const { version, devDependencies, overrides } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
@@ -41,7 +42,9 @@ try {
   step('publint', bin('publint'), ['run', '--strict', tarball]);
   step('attw', bin('attw'), [tarball]);
   for (const cell of CELLS) {
-    await inDatabase(`idempotency_smoke_${process.pid}_${cell.nestjs}`, (url) => useIn(project(cell, tarball), url));
+    await inDatabase(`idempotency_smoke_${process.pid}_${cell.nestjs}`, (url) =>
+      useIn(project(cell, tarball), url, Number(cell.nestjs)),
+    );
   }
 } finally {
   await server.stop();
@@ -64,6 +67,7 @@ function project({ nestjs, typeorm, reflectMetadata }, tarball) {
     ...['pg', 'rxjs', '@types/node'].map((name) => `${name}@${devDependencies[name]}`),
     `typeorm@${typeorm}`,
     `reflect-metadata@${reflectMetadata}`,
+    ...testPackages(Number(nestjs)),
   ];
   step(`install with NestJS ${nestjs}`, 'npm', ['install', '--loglevel=error', tarball, ...peers, ...others], {
     cwd: directory,
@@ -71,7 +75,7 @@ function project({ nestjs, typeorm, reflectMetadata }, tarball) {
   return directory;
 }
 
-function useIn(directory, databaseUrl) {
+function useIn(directory, databaseUrl, major) {
   const installed = join(directory, 'node_modules', 'nestjs-idempotency');
   const files = readdirSync(installed, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
@@ -115,6 +119,7 @@ function useIn(directory, databaseUrl) {
   expectOutput('--version', cli('--version'), version);
   expectOutput('--help', cli('--help'), 'Usage: nestjs-idempotency <command>');
   expectOutput('migration:run', cli('migration:run'), 'applied CreateIdempotencyKeys');
+  step('unit tests', 'node', writeUnitTests(directory, major), { cwd: join(directory, 'unit') });
   expectOutput('both module systems', capture('node', ['twice.mjs'], environment), 'one instance');
   expectOutput('the application', capture('node', ['out/consumer.js'], environment), 'replayed');
 }
