@@ -5,7 +5,7 @@ import { TRANSACTION_TIMEOUT_SLACK_MS } from '../idempotency.constants.js';
 import type { RouteOptions } from '../idempotency.options.js';
 import { AmbientTransaction } from '../persistence/ambient-transaction.js';
 import { FencedOffError, isOneSnapshot, type LeaseStore, type NewStep } from '../persistence/lease-store.js';
-import { isInOrdinaryTransaction } from '../persistence/nested-transaction.js';
+import { keepsConnection } from '../persistence/outer-transactions.js';
 import { OwnedTransaction } from '../persistence/owned-transaction.js';
 import { settingsAtBegin } from '../persistence/session-settings.js';
 import { isDefiniteFailure, SQLSTATE, sqlStateOf } from '../persistence/sqlstate.js';
@@ -71,7 +71,7 @@ export class StepTransaction {
   ): Promise<AmbientTransaction> {
     const { store } = this;
     const { connections, hasKey } = this.hold;
-    if (connections.areInUse && isInOrdinaryTransaction()) {
+    if (connections.areInUse && keepsConnection()) {
       throw new IdempotencyStoreUnavailableException('All database connections are in use.', {
         cause: new Error(
           `Step "${step.name}" of ${this.route} is a ctx.transaction() inside of DataSource.transaction(): it needs a second connection while that keeps its own, and there is none. Call it outside of that transaction, or do its writes there.`,

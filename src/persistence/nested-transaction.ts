@@ -1,19 +1,11 @@
 import type { EntityManager } from 'typeorm';
 import type { IsolationLevel } from '../idempotency.options.js';
 import { dataSourceOf } from './data-source-of.js';
-import { requestStorage } from '../request-storage.js';
 import { handleOfJoined, scopeOfRunner, type Surroundings } from './joined-runner.js';
 
 type Work = (manager: EntityManager) => Promise<unknown>;
 /** Of `EntityManager.transaction()`. */
 type TransactionArguments = [isolationOrWork: IsolationLevel | Work | undefined, work?: Work];
-
-const ordinaryTransactions = requestStorage<true>();
-
-/** Whether the running code keeps a connection of the pool, by `DataSource.transaction()` outside of any of ours. */
-export function isInOrdinaryTransaction(): boolean {
-  return ordinaryTransactions.getStore() === true;
-}
 
 /**
  * What of EntityManager is replaced, in the class that all others are derived from. Custom repositories come with
@@ -28,12 +20,8 @@ export function managerReplacements(base: EntityManager, surroundings: Surroundi
         ? surroundings(dataSourceOf(this).driver)?.scope()
         : scopeOfRunner(queryRunner, surroundings);
     const [isolation, work] = typeof given[0] === 'function' ? [undefined, given[0]] : given;
-    if (work === undefined) {
+    if (scope === undefined || work === undefined) {
       return ordinary.apply(this, given);
-    }
-    if (scope === undefined) {
-      const marked: Work = (manager) => ordinaryTransactions.run(true, () => work(manager));
-      return ordinary.apply(this, typeof given[0] === 'function' ? [marked] : [given[0], marked]);
     }
     return scope.transaction.transactions.enter(scope, () => nest(this, isolation as IsolationLevel | undefined, work));
   }

@@ -57,7 +57,7 @@ function refuseOuterTransaction(runner: QueryRunner, sql: string, transaction: A
   }
 }
 
-/** Whether an interceptor around `@Idempotent()` keeps a connection while the request waits for one. */
+/** Whether a transaction of the application's own around the running code keeps a connection, while that waits for one. */
 export function keepsConnection(): boolean {
   const runner = begunByFlow.getStore();
   return runner !== undefined && isInOne(runner);

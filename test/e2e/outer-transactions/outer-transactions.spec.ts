@@ -69,7 +69,7 @@ describe.each(ADAPTERS)('an interceptor with a transaction of its own, on %s', (
       expect(answers.map(({ status }) => status).filter((status) => ![201, 500, 503].includes(status))).toEqual([]);
       expect(await test.effects()).toHaveLength(answers.filter(({ status }) => status === 201).length);
       const refused = answers.filter(({ status }) => status === 503);
-      expect(test.logs.filter((line) => line.includes('keeps a connection of its own'))).toHaveLength(refused.length);
+      expect(test.logs.filter((line) => /keeps (?:a connection of )?its own/.test(line))).toHaveLength(refused.length);
       expect((await test.post(`/${path}`, 'afterwards')).status).toBe(path === 'around' ? 500 : 201);
       await areNoneLeft();
     },
