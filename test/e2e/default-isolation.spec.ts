@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto';
 import { Controller, Post } from '@nestjs/common';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Idempotent, IdempotencyContext } from '../../src/index.js';
+import { createTestDatabase, type TestDatabase } from '../support/database.js';
+import { queryOn } from '../support/empty-database.js';
 import { Effect } from '../support/effect.entity.js';
 import { PLACES, script, ScriptedController } from '../support/scripted-routes.js';
 import { createTestApp, type TestApp } from '../support/test-app.js';
@@ -24,15 +26,20 @@ class LeaseController {
 }
 
 describe.each(['repeatable read', 'serializable'] as const)('a server whose default is %s', (level) => {
+  let database: TestDatabase;
   let test: TestApp;
 
   beforeAll(async () => {
-    const options = `-c default_transaction_isolation=${level.replace(' ', '\\ ')}`;
+    database = await createTestDatabase();
+    await queryOn(database.url, `alter database ${database.name} set default_transaction_isolation = '${level}'`);
     const controllers = [ScriptedController, LeaseController];
-    test = await createTestApp({ adapter: 'express', controllers, extra: { options } });
+    test = await createTestApp({ adapter: 'express', controllers, databaseUrl: database.url });
   });
 
-  afterAll(() => test.close());
+  afterAll(async () => {
+    await test.close();
+    await database.drop();
+  });
 
   it.each(['plain', ...PLACES])('gives it to a nested transaction that asks for it: %s', async (place) => {
     const name = script((dataSource) =>

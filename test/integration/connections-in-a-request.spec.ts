@@ -3,15 +3,15 @@ import { Controller, Post } from '@nestjs/common';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { Pool, PoolClient } from 'pg';
 import { DataSource } from 'typeorm';
-import { POOL_WAIT_MS } from '../../../src/idempotency.constants.js';
-import { IdempotencyRuntime } from '../../../src/idempotency.runtime.js';
-import { Idempotent, IdempotencyService } from '../../../src/index.js';
-import { runningLeasedClaim } from '../../../src/lease/leased-claim.js';
-import { Effect } from '../../support/effect.entity.js';
-import { json } from '../../support/response.js';
-import { script, ScriptedController } from '../../support/scripted-routes.js';
-import { createTestApp, type TestApp } from '../../support/test-app.js';
-import { waitFor } from '../../support/wait-for.js';
+import { POOL_WAIT_MS } from '../../src/idempotency.constants.js';
+import { IdempotencyRuntime } from '../../src/idempotency.runtime.js';
+import { Idempotent, IdempotencyService } from '../../src/index.js';
+import { runningLeasedClaim } from '../../src/lease/leased-claim.js';
+import { Effect } from '../support/effect.entity.js';
+import { json } from '../support/response.js';
+import { script, ScriptedController } from '../support/scripted-routes.js';
+import { createTestApp, type TestApp } from '../support/test-app.js';
+import { waitFor } from '../support/wait-for.js';
 
 @Controller()
 class PatientController {
