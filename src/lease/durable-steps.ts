@@ -1,5 +1,6 @@
 import { HttpException, Logger } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
+import { type Deferred, deferred } from '../deferred.js';
 import { errorWithoutValues } from '../error-without-values.js';
 import { failpoint } from '../failpoint.js';
 import {
@@ -49,7 +50,13 @@ interface Ending {
 }
 
 /** The step whose function is running, or that has set up what is running. */
-const insideOf = requestStorage<{ owner: DurableSteps; name: string; over: boolean }>();
+const insideOf = requestStorage<{ owner: DurableSteps; name: string; over: boolean; ended: Deferred<void> }>();
+
+/**
+ * A queue that several steps share runs the next of its jobs in the asynchronous context of the step whose job has ended,
+ * which is about to end as well. A step that waits for one inside of it does not.
+ */
+const ABOUT_TO_END_MS = 500;
 
 /** The steps of one attempt: those that an earlier one has finished are remembered, the others are run and stored. */
 export class DurableSteps implements StepTools {
@@ -168,11 +175,12 @@ export class DurableSteps implements StepTools {
   }
 
   private async inside<T>(name: string, run: () => T | Promise<T>): Promise<T> {
-    const place = { owner: this as DurableSteps, name, over: false };
+    const place = { owner: this as DurableSteps, name, over: false, ended: deferred() };
     try {
       return await insideOf.run(place, run);
     } finally {
       place.over = true;
+      place.ended.resolve();
     }
   }
 
@@ -194,6 +202,10 @@ export class DurableSteps implements StepTools {
     perform: (step: Beginning, call: StepCall<Run>) => Promise<Ending>,
   ): Promise<Serialized<T>> {
     const call = stepCall(name, given);
+    const outer = insideOf.getStore();
+    if (outer?.owner === this && !outer.over) {
+      await within(ABOUT_TO_END_MS, outer.ended.promise);
+    }
     this.assertMayEnter(call);
     const position = this.memory.enter(call.id);
     try {
