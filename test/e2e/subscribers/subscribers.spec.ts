@@ -179,8 +179,9 @@ describe.each<[Adapter, Place]>([
       ]);
     });
     expect(status).toBe(201);
-    expect((await effects()).filter((label) => label !== 'beside')).toEqual(
-      Array.from({ length: 4 }, () => ['by the DataSource', 'by the event', 'in a transaction']).flat(),
+    // Sorted: TypeORM 0.3.20 does not wait for what is told before a statement until it tells what is after it.
+    expect((await effects()).filter((label) => label !== 'beside').toSorted()).toEqual(
+      ['by the DataSource', 'by the event', 'in a transaction'].flatMap((label) => Array(4).fill(label) as string[]),
     );
   });
 
