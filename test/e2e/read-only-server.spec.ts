@@ -5,6 +5,7 @@ import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { queryOn } from '../support/empty-database.js';
 import type { RawResponse } from '../support/raw-http.js';
 import { ADAPTERS, createTestApp, type TestApp } from '../support/test-app.js';
+import { waitFor } from '../support/wait-for.js';
 
 let ran: string[];
 let beforeStep: () => Promise<unknown>;
@@ -63,13 +64,24 @@ describe.each(ADAPTERS)('a server that takes no writes, on %s,', (adapter) => {
   });
 
   /** From the next connection on; those that there are are closed. */
-  const takeWrites = (yes: boolean) =>
-    queryOn(
+  const takeWrites = async (yes: boolean): Promise<void> => {
+    await queryOn(
       database.url,
       `begin read write; alter database ${database.name} set default_transaction_read_only = ${yes ? 'off' : 'on'}; commit;
        select pg_terminate_backend(pid) from pg_stat_activity
        where datname = '${database.name}' and pid <> pg_backend_pid()`,
     );
+    // A pooler notices what has become of its sessions by their next use.
+    const setting = `select current_setting('default_transaction_read_only') = '${yes ? 'off' : 'on'}' as is_set`;
+    for (const { dataSource } of [test, other]) {
+      const isSet = (): Promise<boolean> =>
+        dataSource.query(setting).then(
+          ([row]) => row.is_set as boolean,
+          () => false,
+        );
+      await waitFor(isSet, { what: 'sessions that know of it' });
+    }
+  };
 
   it.each(['transaction', 'lease'])(
     'never runs a handler in mode %s, and does once it takes them again',
