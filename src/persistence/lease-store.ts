@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import type { PoolClient } from 'pg';
 import type { IsolationLevel } from '../idempotency.options.js';
 import { type NewRecord, ReadOnlyServerError, TransactionEndedByHandlerError } from './key-store.js';
@@ -343,6 +344,27 @@ export class LeaseStore {
     return rows[0]!.count === 1;
   }
 
+  /**
+   * Deletes steps whose operation is over although they did not go with their key: instances of a version before leave
+   * them, and whoever deletes keys by hand. Looks at a sample of all steps, so that it costs the same however many live.
+   */
+  async purgeLeftSteps(db: Queryable): Promise<void> {
+    const sample = (from: string): string => `(
+      select execution_id, scope, key from ${this.steps} where execution_id ${from} $1::uuid
+      order by execution_id limit ${LEFT_STEPS_SAMPLE})`;
+    await rowsOf(
+      db,
+      `with seen as (${sample('>=')} union ${sample('<')}),
+       gone as (
+         delete from ${this.steps} s using seen
+         where s.execution_id = seen.execution_id and not exists (
+           select 1 from ${this.keys} k
+           where k.scope = seen.scope and k.key = seen.key and k.execution_id = seen.execution_id))
+       select 1`,
+      [randomUUID()],
+    );
+  }
+
   private run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
     return this.runner.run(client, batch, this.prepared);
   }
@@ -369,6 +391,9 @@ export class LeaseStore {
 export function isOneSnapshot(isolation: IsolationLevel | undefined): boolean {
   return isolation === 'REPEATABLE READ' || isolation === 'SERIALIZABLE';
 }
+
+/** Steps are few: an operation has them only until it ends. */
+const LEFT_STEPS_SAMPLE = 100;
 
 /** What tells the statement behind it that the key is its own. */
 const CLAIM_SETTING = 'nestjs_idempotency.claim_id';

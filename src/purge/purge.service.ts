@@ -47,7 +47,7 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   }
 
   private async deleteExpired(): Promise<number> {
-    const { dataSource, store, transactions } = this.runtime;
+    const { dataSource, store, leaseStore, transactions } = this.runtime;
     const { batchSize } = this.options;
     const { signal } = this.stopping;
     let total = 0;
@@ -60,6 +60,7 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
         await delay((performance.now() - began) * PAUSE_PER_WORK, undefined, { signal }).catch(() => undefined);
       }
     } while (batch.deleted >= batchSize && !signal.aborted);
+    await transactions.outside(() => leaseStore.purgeLeftSteps(dataSource));
     return total;
   }
 
