@@ -179,10 +179,11 @@ describe.each<[Adapter, Place]>([
       ]);
     });
     expect(status).toBe(201);
-    // Sorted: TypeORM 0.3.20 does not wait for what is told before a statement until it tells what is after it.
-    expect((await effects()).filter((label) => label !== 'beside').toSorted()).toEqual(
-      ['by the DataSource', 'by the event', 'in a transaction'].flatMap((label) => Array(4).fill(label) as string[]),
-    );
+    const made = (await effects()).filter((label) => label !== 'beside');
+    const inTurn = Array.from({ length: 4 }, () => ['by the DataSource', 'by the event', 'in a transaction']).flat();
+    // TypeORM 0.3 does not wait for what is told before a statement until it tells what is after it.
+    const waits = 'dataSource' in dataSource.manager;
+    expect(waits ? made : made.toSorted()).toEqual(waits ? inTurn : inTurn.toSorted());
   });
 
   it('get the data of each save', async () => {
