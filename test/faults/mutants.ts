@@ -62,8 +62,24 @@ const LOCK_NOT_REAL: readonly Change[] = [
 ];
 
 const ROLLBACK_TIMER = "setTimeout(() => connection.destroy(new Error('the rollback was not answered')), limitMs)";
-/** Only the runner of a handler's transaction is marked as being in one. */
 const ROLLBACK_LIMIT = `const limit = ${ROLLBACK_TIMER};`;
+
+/** A handler's connection is let fall quiet first; that of a look-up is not. */
+function rollbackLimit(limit: string): Mutant['changes'] {
+  return [
+    {
+      file: OWNED,
+      from: "await this.undo(isQuiet ? 'quiet' : 'busy');",
+      to: "await this.undo(isQuiet ? 'quiet' : 'busy', untilQuiet !== undefined);",
+    },
+    {
+      file: OWNED,
+      from: "undo(state: 'quiet' | 'busy'): Promise<void>",
+      to: "undo(state: 'quiet' | 'busy', isHandlers = true): Promise<void>",
+    },
+    { file: OWNED, from: ROLLBACK_LIMIT, to: `const limit = ${limit};` },
+  ];
+}
 
 export const MUTANTS: readonly Mutant[] = [
   {
@@ -329,25 +345,13 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'ROLLBACK of a look-up waited for without a limit',
     expected: ['connection leaked', 'recorded key in flight', 'key stuck'],
     faults: { proxy: true },
-    changes: [
-      {
-        file: OWNED,
-        from: ROLLBACK_LIMIT,
-        to: `const limit = connection.runner.isTransactionActive ? ${ROLLBACK_TIMER} : undefined;`,
-      },
-    ],
+    changes: rollbackLimit(`isHandlers ? ${ROLLBACK_TIMER} : undefined`),
   },
   {
     name: 'ROLLBACK of a failed handler waited for without a limit',
     expected: ['connection leaked', 'recorded key in flight', 'key stuck'],
     faults: { proxy: true },
-    changes: [
-      {
-        file: OWNED,
-        from: ROLLBACK_LIMIT,
-        to: `const limit = connection.runner.isTransactionActive ? undefined : ${ROLLBACK_TIMER};`,
-      },
-    ],
+    changes: rollbackLimit(`isHandlers ? undefined : ${ROLLBACK_TIMER}`),
   },
   {
     name: 'bytes re-encoded on their way through the table',

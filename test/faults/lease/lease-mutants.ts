@@ -13,7 +13,7 @@ const UNFENCED = 'scope = $1::text and key = $2::text and $3::uuid is not null a
 export const LEASE_MUTANTS: readonly Mutant[] = [
   {
     name: 'lease: response recorded without the fence',
-    expected: ['recorded by a former holder'],
+    expected: ['recorded by a former holder', 'answer without record'],
     changes: [
       {
         file: LEASE_STORE,
