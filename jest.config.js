@@ -11,7 +11,7 @@ export default {
   setupFilesAfterEnv: ['<rootDir>/test/support/properties.ts', '<rootDir>/test/support/strict-states.ts'],
   testTimeout: 60_000,
   // The tests wait for PostgreSQL and for clocks: with a worker for each core a third of the processors stood idle.
-  maxWorkers: availableParallelism() * 2,
+  maxWorkers: Math.ceil(availableParallelism() * 1.5),
   // Modules that jest has loaded as ESM stay in memory for good. At 3 GiB a worker spent more on them than on the tests.
   workerIdleMemoryLimit: '600MB',
 };
