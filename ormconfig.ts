@@ -1,6 +1,6 @@
 import { DataSource } from 'typeorm';
 import { idempotencyMigrations } from './migrations/index.js';
-import { HISTORY_TABLE } from './src/persistence/migration-history.js';
+import { HISTORY_TABLE } from './src/migrate/migration-history.js';
 
 /**
  * The database of this repository's own commands. Both command lines understand it, and each what the other did:

@@ -1,9 +1,9 @@
-import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
-import { dataSourceOf } from '../src/persistence/data-source-of.js';
-import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
-import { changeTable } from '../src/persistence/patient-ddl.js';
-import { hasSchema, isOwnTable } from '../src/persistence/own-table.js';
-import { KEYS_TABLE, quoteIdentifier, tableName } from '../src/persistence/table-name.js';
+import type { Migration, MigrationRunner } from '../src/postgres/ddl/migration-runner.js';
+import { dataSourceOf } from '../src/postgres/data-source-of.js';
+import { dataSourceSchema } from '../src/postgres/data-source-schema.js';
+import { changeTable } from '../src/postgres/ddl/patient-ddl.js';
+import { hasSchema, isOwnTable } from '../src/postgres/ddl/own-table.js';
+import { KEYS_TABLE, quoteIdentifier, tableName } from '../src/postgres/table-name.js';
 
 /**
  * Migrations are append-only: once released, a file is never edited, its schema changes come as a new one.

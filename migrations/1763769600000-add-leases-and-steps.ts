@@ -1,9 +1,9 @@
-import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
-import { dataSourceOf } from '../src/persistence/data-source-of.js';
-import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
-import { changeTable } from '../src/persistence/patient-ddl.js';
-import { isOwnTable } from '../src/persistence/own-table.js';
-import { KEYS_TABLE, STEPS_TABLE, tableName } from '../src/persistence/table-name.js';
+import type { Migration, MigrationRunner } from '../src/postgres/ddl/migration-runner.js';
+import { dataSourceOf } from '../src/postgres/data-source-of.js';
+import { dataSourceSchema } from '../src/postgres/data-source-schema.js';
+import { changeTable } from '../src/postgres/ddl/patient-ddl.js';
+import { isOwnTable } from '../src/postgres/ddl/own-table.js';
+import { KEYS_TABLE, STEPS_TABLE, tableName } from '../src/postgres/table-name.js';
 
 /** Lease mode: a row that stands while its request still runs, and the steps of its handler that have finished. */
 export class AddLeasesAndSteps1763769600000 implements Migration {

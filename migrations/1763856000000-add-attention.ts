@@ -1,9 +1,9 @@
-import type { Migration, MigrationRunner } from '../src/persistence/migration-runner.js';
-import { dataSourceOf } from '../src/persistence/data-source-of.js';
-import { dataSourceSchema } from '../src/persistence/data-source-schema.js';
-import { changeTable } from '../src/persistence/patient-ddl.js';
-import { hasColumn } from '../src/persistence/own-table.js';
-import { KEYS_TABLE, STEPS_TABLE, tableName } from '../src/persistence/table-name.js';
+import type { Migration, MigrationRunner } from '../src/postgres/ddl/migration-runner.js';
+import { dataSourceOf } from '../src/postgres/data-source-of.js';
+import { dataSourceSchema } from '../src/postgres/data-source-schema.js';
+import { changeTable } from '../src/postgres/ddl/patient-ddl.js';
+import { hasColumn } from '../src/postgres/ddl/own-table.js';
+import { KEYS_TABLE, STEPS_TABLE, tableName } from '../src/postgres/table-name.js';
 
 /** Lease mode: what an operator has to know of an operation that has not ended, and steps that ran side by side. */
 export class AddAttention1763856000000 implements Migration {

@@ -1,4 +1,4 @@
-import type { Migration } from '../src/persistence/migration-runner.js';
+import type { Migration } from '../src/postgres/ddl/migration-runner.js';
 import { CreateIdempotencyKeys1763683200000 } from './1763683200000-create-idempotency-keys.js';
 import { AddLeasesAndSteps1763769600000 } from './1763769600000-add-leases-and-steps.js';
 import { AddAttention1763856000000 } from './1763856000000-add-attention.js';

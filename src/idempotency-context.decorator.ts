@@ -1,9 +1,9 @@
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import { HttpExchange } from './http/response/http-exchange.js';
-import type { StepOptions } from './lease/step-call.js';
-import type { Serialized } from './lease/serialized.js';
-import type { StoredKey } from './persistence/stored-key.js';
+import type { StepOptions } from './protocol/step-call.js';
+import type { Serialized } from './protocol/serialized.js';
+import type { StoredKey } from './protocol/stored-key.js';
 
 /**
  * What a handler may know of its idempotent request, and do for it. A request without a key, where the route does not

@@ -1,8 +1,8 @@
 import { AsyncResource } from 'node:async_hooks';
 import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor, Optional } from '@nestjs/common';
 import { Observable, type Subscriber, type TeardownLogic } from 'rxjs';
-import type { IdempotentRequest, RequestWithoutKey } from './claim.service.js';
-import { failpoint } from './failpoint.js';
+import type { IdempotentRequest, RequestWithoutKey } from './requests/claim.service.js';
+import { failpoint } from './util/failpoint.js';
 import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/fingerprint.js';
 import { requestTarget } from './http/http-request.js';
 import { parseResolvedKey, readIdempotencyKey } from './http/idempotency-key.js';
@@ -13,11 +13,11 @@ import {
   IdempotencyKeyMalformedException,
   IdempotencyKeyMissingException,
   IdempotencyUnsupportedMediaTypeException,
-} from './idempotency.exceptions.js';
-import type { RouteOptions } from './idempotency.options.js';
+} from './protocol/exceptions.js';
+import type { RouteOptions } from './protocol/options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
 import { RequestRun } from './requests/request-run.js';
-import { resolveScope } from './scope.js';
+import { resolveScope } from './http/scope.js';
 
 /**
  * The HTTP edge. `@Idempotent()` attaches it; there is no need to name it in `@UseInterceptors()`. A test that is about

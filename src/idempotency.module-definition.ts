@@ -1,5 +1,5 @@
 import { ConfigurableModuleBuilder } from '@nestjs/common';
-import type { IdempotencyModuleOptions } from './idempotency.options.js';
+import type { IdempotencyModuleOptions } from './protocol/options.js';
 
 export const { ConfigurableModuleClass, MODULE_OPTIONS_TOKEN, OPTIONS_TYPE, ASYNC_OPTIONS_TYPE } =
   new ConfigurableModuleBuilder<IdempotencyModuleOptions>()

@@ -1,13 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { validateHeaderName, validateHeaderValue } from 'node:http';
 import { Injectable } from '@nestjs/common';
-import { runLogged } from './after-commit.js';
-import { DEFAULT_OPTIONS } from './idempotency.options.js';
+import { runLogged } from './util/after-commit.js';
+import { DEFAULT_OPTIONS } from './protocol/options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
-import { runningKeylessRequest } from './keyless-request.js';
-import { runningLeasedClaim } from './lease/leased-claim.js';
-import type { StoredHeader } from './persistence/shared-statements.js';
-import type { StoredKey } from './persistence/stored-key.js';
+import { runningKeylessRequest } from './requests/keyless-request.js';
+import { runningLeasedClaim } from './modes/lease/leased-claim.js';
+import type { StoredHeader } from './postgres/statements/shared-statements.js';
+import type { StoredKey } from './protocol/stored-key.js';
 import { PurgeService } from './purge/purge.service.js';
 
 /** What an operator has found out that the operation came to. */

@@ -1,7 +1,7 @@
 import { UseInterceptors } from '@nestjs/common';
 import { ON_CLASS } from './idempotency-class.interceptor.js';
 import { IdempotencyInterceptor } from './idempotency.interceptor.js';
-import type { IdempotentOptions } from './idempotency.options.js';
+import type { IdempotentOptions } from './protocol/options.js';
 import { IdempotentMetadata } from './idempotent.metadata.js';
 import { attachedInterceptors } from './idempotent-handlers.js';
 

@@ -17,8 +17,8 @@ export {
   IdempotencyUnsupportedMediaTypeException,
   TransactionOutcomeUnknownError,
   TransactionRolledBackError,
-} from './idempotency.exceptions.js';
-export type { ProblemDocument } from './idempotency.exceptions.js';
+} from './protocol/exceptions.js';
+export type { ProblemDocument } from './protocol/exceptions.js';
 export { IdempotencyInterceptor } from './idempotency.interceptor.js';
 export { IdempotencyModule } from './idempotency.module.js';
 export type {
@@ -33,14 +33,14 @@ export type {
   ReplayHeaders,
   Resolver,
   SharedScopePolicy,
-} from './idempotency.options.js';
-export { IdempotencyOptionError } from './idempotency.options-validation.js';
+} from './protocol/options.js';
+export { IdempotencyOptionError } from './options-validation.js';
 export { IdempotencyService } from './idempotency.service.js';
 export type { OperatorResponse } from './idempotency.service.js';
 export { Idempotent } from './idempotent.decorator.js';
 export { UnreadBodyError } from './http/unread-body.error.js';
-export { DurableStepError } from './lease/durable-step.error.js';
-export type { StepOptions } from './lease/step-call.js';
-export type { Serialized } from './lease/serialized.js';
-export type { Attention, CompletedKey, StoredKey, UnfinishedKey, UnfinishedState } from './persistence/stored-key.js';
+export { DurableStepError } from './protocol/durable-step.error.js';
+export type { StepOptions } from './protocol/step-call.js';
+export type { Serialized } from './protocol/serialized.js';
+export type { Attention, CompletedKey, StoredKey, UnfinishedKey, UnfinishedState } from './protocol/stored-key.js';
 export { idempotencyMigrations, idempotencyMigrationsIn } from '../migrations/index.js';

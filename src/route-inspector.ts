@@ -2,7 +2,7 @@ import { Injectable, Logger, type OnModuleInit, type Type } from '@nestjs/common
 import { CONTROLLER_WATERMARK, GUARDS_METADATA, SSE_METADATA } from '@nestjs/common/constants.js';
 import { ApplicationConfig, DiscoveryService, MetadataScanner, Reflector } from '@nestjs/core';
 import { IdempotencyInterceptor } from './idempotency.interceptor.js';
-import { IdempotencyOptionError, validateRouteOptions } from './idempotency.options-validation.js';
+import { IdempotencyOptionError, validateRouteOptions } from './options-validation.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
 import {
   attachToHandlers,
@@ -16,7 +16,7 @@ import {
 } from './idempotent-handlers.js';
 import { IdempotentMetadata } from './idempotent.metadata.js';
 import { isSafe, methodOf } from './safe-methods.js';
-import { sharedScopeIsTold } from './scope.js';
+import { sharedScopeIsTold } from './http/scope.js';
 
 type Host = ReturnType<DiscoveryService['getControllers']>[number]['host'];
 

@@ -1,5 +1,5 @@
 import { parseArgs } from 'node:util';
-import { isSchemaName, SCHEMA_NAME } from '../persistence/table-name.js';
+import { isSchemaName, SCHEMA_NAME } from '../postgres/table-name.js';
 import { UsageError } from './usage-error.js';
 
 /** A batch is one transaction. Past this it would hold its row locks for seconds. */

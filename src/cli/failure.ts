@@ -1,4 +1,4 @@
-import { sqlStateOf } from '../persistence/sqlstate.js';
+import { sqlStateOf } from '../postgres/sqlstate.js';
 import { UsageError } from './usage-error.js';
 
 /** What to do about an error, by its SQLSTATE (PostgreSQL manual, appendix A) or the system's code. */

@@ -1,4 +1,4 @@
-import { DEFAULT_OPTIONS } from '../idempotency.options.js';
+import { DEFAULT_OPTIONS } from '../protocol/options.js';
 
 export const HELP = `Usage: nestjs-idempotency <command> [options]
 

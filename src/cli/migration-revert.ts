@@ -1,4 +1,4 @@
-import { Migrator } from '../persistence/migrate.js';
+import { Migrator } from '../migrate/migrate.js';
 import { print, printProgress, type CommandContext } from './command.js';
 
 export async function migrationRevert({ dataSource, schema }: CommandContext): Promise<void> {

@@ -1,4 +1,4 @@
-import { Migrator } from '../persistence/migrate.js';
+import { Migrator } from '../migrate/migrate.js';
 import { print, type CommandContext } from './command.js';
 
 /** Comments aside the output is plain SQL: `nestjs-idempotency migration:sql | psql -v ON_ERROR_STOP=1 ...` */

@@ -1,7 +1,7 @@
-import { DEFAULT_OPTIONS } from '../idempotency.options.js';
-import { dataSourceSchema } from '../persistence/data-source-schema.js';
-import { KeyStore, type PurgedBatch } from '../persistence/key-store.js';
-import { findKeyTables } from '../persistence/key-tables.js';
+import { DEFAULT_OPTIONS } from '../protocol/options.js';
+import { dataSourceSchema } from '../postgres/data-source-schema.js';
+import { KeyStore, type PurgedBatch } from '../postgres/statements/key-store.js';
+import { findKeyTables } from '../postgres/statements/key-tables.js';
 import { print, type CommandContext } from './command.js';
 import { ProgressBar } from './progress-bar.js';
 

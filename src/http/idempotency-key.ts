@@ -1,4 +1,4 @@
-import { MAX_KEY_LENGTH } from '../idempotency.constants.js';
+import { MAX_KEY_LENGTH } from '../protocol/constants.js';
 import type { IncomingMessage } from 'node:http';
 
 /**

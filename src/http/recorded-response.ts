@@ -1,5 +1,5 @@
 import type { OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http';
-import type { ReplayHeaders } from '../idempotency.options.js';
+import type { ReplayHeaders } from '../protocol/options.js';
 
 /** A header line; `null` takes away one that the surroundings of the handler had set. */
 export type HeaderLine = [name: string, value: string | null];

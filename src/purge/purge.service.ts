@@ -1,9 +1,9 @@
 import { type BeforeApplicationShutdown, Injectable, Logger, type OnApplicationBootstrap } from '@nestjs/common';
-import { errorWithoutValues } from '../error-without-values.js';
-import { DEFAULT_OPTIONS, type PurgeOptions } from '../idempotency.options.js';
+import { errorWithoutValues } from '../util/error-without-values.js';
+import { DEFAULT_OPTIONS, type PurgeOptions } from '../protocol/options.js';
 import { IdempotencyRuntime } from '../idempotency.runtime.js';
-import type { PurgedBatch } from '../persistence/key-store.js';
-import { delay } from '../timing.js';
+import type { PurgedBatch } from '../postgres/statements/key-store.js';
+import { delay } from '../util/timing.js';
 
 /** Requests have the database to themselves for most of the time that a purge takes, the longer the busier it is. */
 const PAUSE_PER_WORK = 2;

@@ -1,9 +1,9 @@
-import type { Claim } from '../claim.js';
+import type { Claim } from '../modes/claim.js';
 import type { IdempotencyContext } from '../idempotency-context.decorator.js';
-import { DurableStepError } from '../lease/durable-step.error.js';
-import { downstreamKey } from '../lease/downstream-key.js';
-import { type StepArguments, stepId, type StepWork, type TransactionWork } from '../lease/step-call.js';
-import type { StoredKeys } from '../stored-keys.js';
+import { DurableStepError } from '../protocol/durable-step.error.js';
+import { downstreamKey } from '../modes/lease/downstream-key.js';
+import { type StepArguments, stepId, type StepWork, type TransactionWork } from '../protocol/step-call.js';
+import type { StoredKeys } from '../postgres/statements/stored-keys.js';
 
 /** Whose operation it is. */
 interface Identified {

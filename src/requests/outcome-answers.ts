@@ -1,4 +1,4 @@
-import type { Outcome, ReplayableResponse } from '../claim.service.js';
+import type { Outcome, ReplayableResponse } from './claim.service.js';
 import { headerOf } from '../http/recorded-response.js';
 import {
   type IdempotencyException,
@@ -6,7 +6,7 @@ import {
   IdempotencyOutcomeUnknownException,
   IdempotencyRequestInFlightException,
   IdempotencyResponseNotKeptException,
-} from '../idempotency.exceptions.js';
+} from '../protocol/exceptions.js';
 
 /** What answers a request that can neither run nor be replayed. */
 export function exceptionOf(outcome: Exclude<Outcome, { kind: 'claimed' | 'completed' }>): IdempotencyException {

@@ -1,15 +1,15 @@
 import { HttpException, Logger, StreamableFile } from '@nestjs/common';
 import { lastValueFrom, map, type Observable, type Subscriber, toArray } from 'rxjs';
-import type { Claim } from '../claim.js';
+import type { Claim } from '../modes/claim.js';
 import type {
   ClaimService,
   IdempotentRequest,
   Outcome,
   ReplayableResponse,
   RequestWithoutKey,
-} from '../claim.service.js';
-import { errorWithoutValues } from '../error-without-values.js';
-import { failpoint } from '../failpoint.js';
+} from './claim.service.js';
+import { errorWithoutValues } from '../util/error-without-values.js';
+import { failpoint } from '../util/failpoint.js';
 import type { ExchangeRun, HttpExchange } from '../http/response/http-exchange.js';
 import type { HeldResponse } from '../http/response/kept-response.js';
 import type { Writer } from '../http/response/writer.js';
@@ -20,11 +20,11 @@ import {
   IdempotencyStoreUnavailableException,
   IdempotencyTimeoutException,
   IdempotencyTransactionFailedException,
-} from '../idempotency.exceptions.js';
-import type { RouteOptions } from '../idempotency.options.js';
-import { isRetryable, isSessionEnd } from '../persistence/sqlstate.js';
-import type { StoredKeys } from '../stored-keys.js';
-import { delay, rerunPauseMs } from '../timing.js';
+} from '../protocol/exceptions.js';
+import type { RouteOptions } from '../protocol/options.js';
+import { isRetryable, isSessionEnd } from '../postgres/sqlstate.js';
+import type { StoredKeys } from '../postgres/statements/stored-keys.js';
+import { delay, rerunPauseMs } from '../util/timing.js';
 import { contextOf } from './handler-context.js';
 import { refuseFunctions } from './returned-function.js';
 import { exceptionOf, valueLikeThatOf } from './outcome-answers.js';

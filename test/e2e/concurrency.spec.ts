@@ -4,7 +4,7 @@ import { afterEach, describe, expect, it } from '@jest/globals';
 import { Controller, Get, Injectable, Post, Query } from '@nestjs/common';
 import { InjectDataSource, InjectRepository } from '@nestjs/typeorm';
 import { DataSource, type Repository } from 'typeorm';
-import { deferred } from '../../src/deferred.js';
+import { deferred } from '../../src/util/deferred.js';
 import { Idempotent, IdempotencyContext } from '../../src/index.js';
 import { Effect } from '../support/effect.entity.js';
 import { openRequest, type RawResponse } from '../support/raw-http.js';

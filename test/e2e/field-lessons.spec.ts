@@ -42,7 +42,7 @@ import { Body, Controller, Injectable, Post, type Type, UploadedFile, UseInterce
 import { FileInterceptor } from '@nestjs/platform-express';
 import { InjectDataSource, InjectRepository } from '@nestjs/typeorm';
 import { DataSource, type Repository } from 'typeorm';
-import { type Deferred, deferred } from '../../src/deferred.js';
+import { type Deferred, deferred } from '../../src/util/deferred.js';
 import { Idempotent } from '../../src/index.js';
 import { Effect } from '../support/effect.entity.js';
 import type { RawResponse } from '../support/raw-http.js';

@@ -1,6 +1,6 @@
 import { Controller, Post } from '@nestjs/common';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { deferred } from '../../src/deferred.js';
+import { deferred } from '../../src/util/deferred.js';
 import { Idempotent, IdempotencyContext, IdempotencyService } from '../../src/index.js';
 import { queryOn } from '../support/empty-database.js';
 import { ADAPTERS, createTestApp, type TestApp } from '../support/test-app.js';

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { DataSource } from 'typeorm';
-import { deferred } from '../../src/deferred.js';
+import { deferred } from '../../src/util/deferred.js';
 import { Effect } from '../support/effect.entity.js';
 import { PLACES, script, ScriptedController } from '../support/scripted-routes.js';
 import { ADAPTERS, createTestApp, type TestApp } from '../support/test-app.js';

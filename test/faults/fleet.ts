@@ -1,7 +1,7 @@
 import type { InstanceConfig } from './app/protocol.js';
 import { type Death, Instance } from './instance.js';
 import type { Random } from './random.js';
-import { deferred } from '../../src/deferred.js';
+import { deferred } from '../../src/util/deferred.js';
 import { waitFor } from '../support/wait-for.js';
 
 export type Connection = InstanceConfig['connection'];

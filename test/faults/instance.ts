@@ -1,7 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { Agent } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Failpoint } from '../../src/failpoint.js';
+import type { Failpoint } from '../../src/util/failpoint.js';
 import { BOOT_FAILED } from './app/protocol.js';
 import type { ArmMessage, InstanceConfig, PoolReport, ReadyMessage, ReportMessage } from './app/protocol.js';
 

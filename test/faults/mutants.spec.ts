@@ -14,7 +14,11 @@ describe('the seeded bugs that the fault suite must find', () => {
   });
 
   it('are refused when they do not fit any more', () => {
-    const rotten = { name: 'rotten', expected: [], changes: [{ file: 'src/claim.ts', from: 'no such text', to: '' }] };
+    const rotten = {
+      name: 'rotten',
+      expected: [],
+      changes: [{ file: 'src/modes/claim.ts', from: 'no such text', to: '' }],
+    };
 
     expect(() => applyMutant(rotten, (path) => readFileSync(path, 'utf8'))).toThrow('0 matches instead of one');
   });

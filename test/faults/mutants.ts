@@ -34,15 +34,15 @@ interface Change {
   to: string;
 }
 
-const CLAIM_SERVICE = 'src/claim.service.ts';
+const CLAIM_SERVICE = 'src/requests/claim.service.ts';
 const REQUEST_RUN = 'src/requests/request-run.ts';
 const VERDICT = 'src/requests/verdict.ts';
-const KEY_STORE = 'src/persistence/key-store.ts';
-const SHARED_STATEMENTS = 'src/persistence/shared-statements.ts';
-const SESSION_SETTINGS = 'src/persistence/session-settings.ts';
-const AMBIENT = 'src/persistence/ambient-transactions.ts';
-const LATE_WORK = 'src/late-work.ts';
-const OWNED = 'src/persistence/owned-transaction.ts';
+const KEY_STORE = 'src/postgres/statements/key-store.ts';
+const SHARED_STATEMENTS = 'src/postgres/statements/shared-statements.ts';
+const SESSION_SETTINGS = 'src/postgres/session-settings.ts';
+const AMBIENT = 'src/postgres/ambient/ambient-transactions.ts';
+const LATE_WORK = 'src/util/late-work.ts';
+const OWNED = 'src/postgres/owned-transaction.ts';
 const RECORDED_RESPONSE = 'src/http/recorded-response.ts';
 const HTTP_EXCHANGE = 'src/http/response/http-exchange.ts';
 

@@ -1,6 +1,6 @@
 import { setMaxListeners } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Failpoint } from '../../src/failpoint.js';
+import type { Failpoint } from '../../src/util/failpoint.js';
 import type { Connection, Fleet } from './fleet.js';
 import type { Faults } from './mutants.js';
 import type { Death, Instance } from './instance.js';

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Client } from 'pg';
 import { type PostgresServer, startPostgres } from '../../examples/support/postgres-server.js';
-import { Lane } from '../../src/persistence/lane.js';
+import { Lane } from '../../src/util/lane.js';
 import { waitFor } from '../support/wait-for.js';
 import { DURABLE } from './schema.js';
 

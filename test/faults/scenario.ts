@@ -1,5 +1,5 @@
 import type { Client } from 'pg';
-import { type Failpoint, FAILPOINTS, LEASE_FAILPOINTS } from '../../src/failpoint.js';
+import { type Failpoint, FAILPOINTS, LEASE_FAILPOINTS } from '../../src/util/failpoint.js';
 import { CommittedState } from './committed-state.js';
 import type { KeyHistory } from './history.js';
 import { forgetLeasesAllBut } from './lease/lease-schema.js';

@@ -2,7 +2,7 @@ import { rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { Client } from 'pg';
-import { within } from '../../src/timing.js';
+import { within } from '../../src/util/timing.js';
 import { waitFor } from '../support/wait-for.js';
 import { buildApplication } from './build/bundle.js';
 import { openTransactions } from './committed-state.js';

@@ -1,4 +1,4 @@
-import { type Failpoint, FAILPOINTS, LEASE_FAILPOINTS } from '../../src/failpoint.js';
+import { type Failpoint, FAILPOINTS, LEASE_FAILPOINTS } from '../../src/util/failpoint.js';
 import { FAULT_NAMES, type FaultName } from './proxy.js';
 
 /** How often each fault has struck. */

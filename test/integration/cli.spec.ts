@@ -8,7 +8,7 @@ import { Client } from 'pg';
 import { describeFailure } from '../../src/cli/failure.js';
 import { ProgressBar } from '../../src/cli/progress-bar.js';
 import { runCommand } from '../../src/cli/run-command.js';
-import { KeyStore } from '../../src/persistence/key-store.js';
+import { KeyStore } from '../../src/postgres/statements/key-store.js';
 import { catalogueOf } from '../support/catalogue.js';
 import { runCli, runShell } from '../support/cli.js';
 import { createTestDatabase, databaseUrl, type TestDatabase } from '../support/database.js';

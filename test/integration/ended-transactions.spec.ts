@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
-import { KeyStore, TransactionEndedByHandlerError } from '../../src/persistence/key-store.js';
-import { LeaseStore } from '../../src/persistence/lease-store.js';
+import { KeyStore, TransactionEndedByHandlerError } from '../../src/postgres/statements/key-store.js';
+import { LeaseStore } from '../../src/postgres/statements/lease-store.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 
 /** Whatever ends the transaction that was begun, and whatever is begun behind it: what is recorded is in no other. */

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Client } from 'pg';
-import { assertUsable, findKeyTables } from '../../src/persistence/key-tables.js';
-import type { Queryable } from '../../src/persistence/queryable.js';
+import { assertUsable, findKeyTables } from '../../src/postgres/statements/key-tables.js';
+import type { Queryable } from '../../src/postgres/queryable.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { createTestApp } from '../support/test-app.js';
 import { turnTablesInto } from '../support/table-kinds.js';

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
-import { KeyStore } from '../../src/persistence/key-store.js';
+import { KeyStore } from '../../src/postgres/statements/key-store.js';
 import {
   FencedOffError,
   type Holder,
@@ -9,7 +9,7 @@ import {
   type LeaseResult,
   LeaseStore,
   type NewStep,
-} from '../../src/persistence/lease-store.js';
+} from '../../src/postgres/statements/lease-store.js';
 import { CountingProxy } from '../support/counting-proxy.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { waitFor } from '../support/wait-for.js';

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { ClientBase, Pool } from 'pg';
 import { DataSource } from 'typeorm';
-import { LoneSession } from '../../src/persistence/lone-session.js';
+import { LoneSession } from '../../src/postgres/lone-session.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 
 let database: TestDatabase;

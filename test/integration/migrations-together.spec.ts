@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { DataSource } from 'typeorm';
 import { idempotencyMigrations, idempotencyMigrationsIn } from '../../migrations/index.js';
-import { Migrator } from '../../src/persistence/migrate.js';
+import { Migrator } from '../../src/migrate/migrate.js';
 import type { TestDatabase } from '../support/database.js';
 import { createEmptyDatabase, queryOn } from '../support/empty-database.js';
 

@@ -1,12 +1,12 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Client, type Pool, type PoolClient } from 'pg';
 import { DataSource } from 'typeorm';
-import { deferred } from '../../src/deferred.js';
-import { TransactionOutcomeUnknownError, TransactionRolledBackError } from '../../src/idempotency.exceptions.js';
-import { AmbientTransaction } from '../../src/persistence/ambient-transaction.js';
-import { AmbientTransactions } from '../../src/persistence/ambient-transactions.js';
-import { KeyAlreadyRecordedError } from '../../src/persistence/key-store.js';
-import { OwnedTransaction } from '../../src/persistence/owned-transaction.js';
+import { deferred } from '../../src/util/deferred.js';
+import { TransactionOutcomeUnknownError, TransactionRolledBackError } from '../../src/protocol/exceptions.js';
+import { AmbientTransaction } from '../../src/postgres/ambient/ambient-transaction.js';
+import { AmbientTransactions } from '../../src/postgres/ambient/ambient-transactions.js';
+import { KeyAlreadyRecordedError } from '../../src/postgres/statements/key-store.js';
+import { OwnedTransaction } from '../../src/postgres/owned-transaction.js';
 import { CountingProxy } from '../support/counting-proxy.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { waitFor } from '../support/wait-for.js';

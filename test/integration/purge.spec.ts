@@ -5,7 +5,7 @@ import { Client } from 'pg';
 import type { Repository } from 'typeorm';
 import { IdempotencyRuntime } from '../../src/idempotency.runtime.js';
 import { IdempotencyService, Idempotent, type PurgeOptions } from '../../src/index.js';
-import { KeyStore } from '../../src/persistence/key-store.js';
+import { KeyStore } from '../../src/postgres/statements/key-store.js';
 import { PurgeService } from '../../src/purge/purge.service.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { Effect } from '../support/effect.entity.js';

@@ -3,7 +3,7 @@ import { InjectDataSource } from '@nestjs/typeorm';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Client, type Pool } from 'pg';
 import { DataSource } from 'typeorm';
-import { deferred, type Deferred } from '../../src/deferred.js';
+import { deferred, type Deferred } from '../../src/util/deferred.js';
 import { Idempotent, IdempotencyContext } from '../../src/index.js';
 import { CountingProxy } from '../support/counting-proxy.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { type Arbitrary, array, assert, asyncProperty, constant, constantFrom, oneof, tuple } from 'fast-check';
 import { Client } from 'pg';
-import { transactionControlIn } from '../../src/persistence/sql-statements.js';
+import { transactionControlIn } from '../../src/postgres/ambient/sql-statements.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 
 let database: TestDatabase;

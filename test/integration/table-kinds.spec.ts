@@ -2,10 +2,10 @@ import { randomUUID } from 'node:crypto';
 import { inspect } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
-import { KeyAlreadyRecordedError, KeyStore } from '../../src/persistence/key-store.js';
-import { FencedOffError, LeaseStore, type NewStep } from '../../src/persistence/lease-store.js';
-import type { Queryable } from '../../src/persistence/queryable.js';
-import { KEYS_TABLE, STEPS_TABLE } from '../../src/persistence/table-name.js';
+import { KeyAlreadyRecordedError, KeyStore } from '../../src/postgres/statements/key-store.js';
+import { FencedOffError, LeaseStore, type NewStep } from '../../src/postgres/statements/lease-store.js';
+import type { Queryable } from '../../src/postgres/queryable.js';
+import { KEYS_TABLE, STEPS_TABLE } from '../../src/postgres/table-name.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { childOf, TABLE_KINDS, turnTablesInto } from '../support/table-kinds.js';
 

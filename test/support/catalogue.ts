@@ -1,4 +1,4 @@
-import { KEYS_TABLE, tableName } from '../../src/persistence/table-name.js';
+import { KEYS_TABLE, tableName } from '../../src/postgres/table-name.js';
 import { queryOn } from './empty-database.js';
 
 export interface Catalogue {

@@ -1,4 +1,4 @@
-import { KEYS_TABLE, STEPS_TABLE } from '../../src/persistence/table-name.js';
+import { KEYS_TABLE, STEPS_TABLE } from '../../src/postgres/table-name.js';
 import { queryOn } from './empty-database.js';
 
 /** What people make of the library's tables once these are big. */

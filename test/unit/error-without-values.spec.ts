@@ -2,7 +2,7 @@ import { inspect } from 'node:util';
 import { describe, expect, it } from '@jest/globals';
 import { DatabaseError } from 'pg';
 import { QueryFailedError } from 'typeorm';
-import { errorWithoutValues } from '../../src/error-without-values.js';
+import { errorWithoutValues } from '../../src/util/error-without-values.js';
 
 const SECRET = 'card-4111';
 

@@ -1,8 +1,8 @@
 import { describe, expect, it } from '@jest/globals';
 import { IdempotencyStoreUnavailableException } from '../../src/index.js';
-import { LeaseHold, now } from '../../src/lease/lease-hold.js';
-import type { LeaseLine } from '../../src/lease/lease-line.js';
-import type { LeaseStore } from '../../src/persistence/lease-store.js';
+import { LeaseHold, now } from '../../src/modes/lease/lease-hold.js';
+import type { LeaseLine } from '../../src/modes/lease/lease-line.js';
+import type { LeaseStore } from '../../src/postgres/statements/lease-store.js';
 import { waitFor } from '../support/wait-for.js';
 
 describe('a lease whose renewals do not get through', () => {

@@ -3,12 +3,8 @@ import { inspect } from 'node:util';
 import { describe, expect, it } from '@jest/globals';
 import * as fc from 'fast-check';
 import ts from 'typescript';
-import { DEFAULT_OPTIONS, mergeRouteOptions } from '../../src/idempotency.options.js';
-import {
-  IdempotencyOptionError,
-  validateModuleOptions,
-  validateRouteOptions,
-} from '../../src/idempotency.options-validation.js';
+import { DEFAULT_OPTIONS, mergeRouteOptions } from '../../src/protocol/options.js';
+import { IdempotencyOptionError, validateModuleOptions, validateRouteOptions } from '../../src/options-validation.js';
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 const noop = () => '';
@@ -324,9 +320,9 @@ interface Documented {
   fallback: string;
 }
 
-/** The TSDoc of every property of an interface in src/idempotency.options.ts. */
+/** The TSDoc of every property of an interface in src/protocol/options.ts. */
 function documentationOf(interfaceName: string): Record<string, Documented> {
-  const file = new URL('../../src/idempotency.options.ts', import.meta.url);
+  const file = new URL('../../src/protocol/options.ts', import.meta.url);
   const source = ts.createSourceFile('options.ts', readFileSync(file, 'utf8'), ts.ScriptTarget.Latest, true);
   const declaration = source.statements.find(
     (statement): statement is ts.InterfaceDeclaration =>

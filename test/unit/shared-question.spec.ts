@@ -1,7 +1,7 @@
 import { setImmediate as endOfTurn } from 'node:timers/promises';
 import { beforeEach, describe, expect, it } from '@jest/globals';
-import { type Deferred, deferred } from '../../src/deferred.js';
-import { SharedQuestion, SharedQuestions } from '../../src/shared-question.js';
+import { type Deferred, deferred } from '../../src/util/deferred.js';
+import { SharedQuestion, SharedQuestions } from '../../src/util/shared-question.js';
 
 describe('a shared question', () => {
   let answers: Deferred<string>[];

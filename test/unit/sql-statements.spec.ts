@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
-import { fitsCursor, isRead, transactionControlIn } from '../../src/persistence/sql-statements.js';
-import type { SqlText } from '../../src/persistence/sql-scanner.js';
+import { fitsCursor, isRead, transactionControlIn } from '../../src/postgres/ambient/sql-statements.js';
+import type { SqlText } from '../../src/postgres/ambient/sql-scanner.js';
 
 describe('transaction control', () => {
   it.each([

@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { DatabaseError } from 'pg';
 import { QueryFailedError } from 'typeorm';
-import { isDefiniteFailure, isSessionEnd } from '../../src/persistence/sqlstate.js';
+import { isDefiniteFailure, isSessionEnd } from '../../src/postgres/sqlstate.js';
 
 /** As pg makes it of what a server says, who may speak any language. */
 function said(code: string, severity: string): DatabaseError {

@@ -1,7 +1,7 @@
 import type { ExecutionContext } from '@nestjs/common';
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
-import type { IdempotencyException } from '../../idempotency.exceptions.js';
-import type { ReplayHeaders } from '../../idempotency.options.js';
+import type { IdempotencyException } from '../../protocol/exceptions.js';
+import type { ReplayHeaders } from '../../protocol/options.js';
 import { type Acceptable, acceptableTo } from '../content-coding.js';
 import {
   applyHeaders,

@@ -1,5 +1,5 @@
 import type { OutgoingHttpHeader, ServerResponse } from 'node:http';
-import type { IdempotencyException } from '../../idempotency.exceptions.js';
+import type { IdempotencyException } from '../../protocol/exceptions.js';
 
 /** Puts the headers of a problem onto the response, whoever writes its body. @returns what takes them back */
 export function showProblemHeaders(response: ServerResponse, exception: IdempotencyException): () => void {

@@ -1,7 +1,7 @@
 import { Controller, Post, Query } from '@nestjs/common';
 import { InjectDataSource, InjectRepository } from '@nestjs/typeorm';
 import { DataSource, type Repository } from 'typeorm';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { Idempotent } from '../../../src/index.js';
 import { Effect } from '../../support/effect.entity.js';
 import { Script } from './shop.js';

@@ -2,7 +2,7 @@ import { ConflictException, Controller, HttpCode, Post, Query, UseInterceptors }
 import { InjectDataSource, InjectRepository } from '@nestjs/typeorm';
 import type { PoolClient } from 'pg';
 import { DataSource, type Repository } from 'typeorm';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { IdempotencyContext, IdempotencyService, Idempotent } from '../../../src/index.js';
 import { Effect } from '../../support/effect.entity.js';
 import { Books, Orders, Outbox, Script, StopOutside } from './shop.js';

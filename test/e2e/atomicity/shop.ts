@@ -2,7 +2,7 @@ import { type CallHandler, type ExecutionContext, Injectable, type NestIntercept
 import { InjectDataSource, InjectEntityManager, InjectRepository } from '@nestjs/typeorm';
 import { mergeMap, type Observable } from 'rxjs';
 import { DataSource, EntityManager, type Repository } from 'typeorm';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { Effect } from '../../support/effect.entity.js';
 
 /** What a test tells the handlers, and they it. */

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { Effect } from '../../support/effect.entity.js';
 import { queryOn } from '../../support/empty-database.js';
 import { ADAPTERS } from '../../support/test-app.js';

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import type { INestApplication } from '@nestjs/common';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { ADAPTERS, createTestApp, type TestApp } from '../../support/test-app.js';
 import { waitFor } from '../../support/wait-for.js';
 import { leaseModeOn } from './lease-mode-on.js';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import type { RawResponse } from '../../support/raw-http.js';
 import { headerOf } from '../../support/response.js';
 import { ADAPTERS } from '../../support/test-app.js';

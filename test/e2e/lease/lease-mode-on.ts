@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach } from '@jest/globals';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { IdempotencyService } from '../../../src/index.js';
 import { queryOn } from '../../support/empty-database.js';
 import { type Adapter, createTestApp, type TestApp } from '../../support/test-app.js';

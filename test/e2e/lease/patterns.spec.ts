@@ -2,7 +2,7 @@ import { AsyncResource } from 'node:async_hooks';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { from, lastValueFrom, mergeMap, toArray } from 'rxjs';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import type { IdempotencyContext } from '../../../src/index.js';
 import { ADAPTERS } from '../../support/test-app.js';
 import { createLeaseApp, jsonOf, type LeaseApp } from './lease-fixture.js';

@@ -1,7 +1,7 @@
 import { type CallHandler, type ExecutionContext, type NestInterceptor } from '@nestjs/common';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { type Observable, timeout } from 'rxjs';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { queryOn } from '../../support/empty-database.js';
 import { ADAPTERS } from '../../support/test-app.js';
 import { waitFor } from '../../support/wait-for.js';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { deferred, type Deferred } from '../../../src/deferred.js';
+import { deferred, type Deferred } from '../../../src/util/deferred.js';
 import { IdempotencyLeaseLostException } from '../../../src/index.js';
 import { queryOn } from '../../support/empty-database.js';
 import { headerOf } from '../../support/response.js';

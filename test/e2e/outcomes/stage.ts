@@ -10,7 +10,7 @@ import {
 import { InjectRepository } from '@nestjs/typeorm';
 import { map, Observable } from 'rxjs';
 import type { Repository } from 'typeorm';
-import { type Deferred, deferred } from '../../../src/deferred.js';
+import { type Deferred, deferred } from '../../../src/util/deferred.js';
 import { Effect } from '../../support/effect.entity.js';
 
 /** What `@Res()` hands over: Express' response, or Fastify's reply. */

@@ -7,7 +7,7 @@ import { InjectRepository, TypeOrmModule } from '@nestjs/typeorm';
 import type { PoolClient } from 'pg';
 import type { Repository } from 'typeorm';
 import { IdempotencyContext, IdempotencyModule, Idempotent } from '../../../src/index.js';
-import { dataSourceOf } from '../../../src/persistence/data-source-of.js';
+import { dataSourceOf } from '../../../src/postgres/data-source-of.js';
 import { Effect } from '../../support/effect.entity.js';
 import { ADAPTERS, type Adapter } from '../../support/test-app.js';
 import type { FromApp, Server, ToApp } from './protocol.js';

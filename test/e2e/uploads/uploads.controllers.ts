@@ -18,7 +18,7 @@ import {
 import * as onExpress from '@nestjs/platform-express';
 import * as onFastify from '@nestjs/platform-fastify/multipart';
 import type { Observable } from 'rxjs';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { Idempotent, IdempotencyContext } from '../../../src/index.js';
 import type { Adapter } from '../../support/test-app.js';
 import { RemoveUploadsInterceptor } from './remove-uploads.interceptor.js';

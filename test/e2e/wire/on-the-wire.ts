@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll } from '@jest/globals';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import type { RawRequest, RawResponse } from '../../support/raw-http.js';
 import { type Adapter, createTestApp, type TestApp, type TestAppOptions } from '../../support/test-app.js';
 import { OfModule, Plain, Whole } from './classes.controller.js';

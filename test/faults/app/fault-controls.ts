@@ -1,4 +1,4 @@
-import type { Failpoint } from '../../../src/failpoint.js';
+import type { Failpoint } from '../../../src/util/failpoint.js';
 import type { ArmMessage, ReportMessage } from './protocol.js';
 
 /** Lets the parent say where this process dies, and ask how it is. */

@@ -1,5 +1,5 @@
 /** What the suite and an instance of the application say to each other over the channel between them. */
-import type { Failpoint } from '../../../src/failpoint.js';
+import type { Failpoint } from '../../../src/util/failpoint.js';
 
 /** Exit code of an instance that could not start, because PostgreSQL died under it: EX_TEMPFAIL of sysexits.h. */
 export const BOOT_FAILED = 75;

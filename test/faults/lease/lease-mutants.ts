@@ -1,11 +1,11 @@
 import type { Mutant } from '../mutants.js';
 
 const HANDLER_CONTEXT = 'src/requests/handler-context.ts';
-const DURABLE_STEPS = 'src/lease/durable-steps.ts';
-const LEASE_HOLD = 'src/lease/lease-hold.ts';
-const STEP_MEMORY = 'src/lease/step-memory.ts';
-const LEASE_SERVICE = 'src/lease/lease.service.ts';
-const LEASE_STORE = 'src/persistence/lease-store.ts';
+const DURABLE_STEPS = 'src/modes/lease/durable-steps.ts';
+const LEASE_HOLD = 'src/modes/lease/lease-hold.ts';
+const STEP_MEMORY = 'src/modes/lease/step-memory.ts';
+const LEASE_SERVICE = 'src/modes/lease/lease.service.ts';
+const LEASE_STORE = 'src/postgres/statements/lease-store.ts';
 
 /** What `HELD` says, but for the fencing token. */
 const UNFENCED = 'scope = $1::text and key = $2::text and $3::uuid is not null and response_status is null';

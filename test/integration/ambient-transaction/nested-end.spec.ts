@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { TransactionRolledBackError } from '../../../src/index.js';
 import { Effect } from '../../support/effect.entity.js';
 import { waitFor } from '../../support/wait-for.js';

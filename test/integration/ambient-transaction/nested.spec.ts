@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import type { EntityManager } from 'typeorm';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { Effect } from '../../support/effect.entity.js';
 import { add, effectsOf, Expected, manually, severalTurns } from './helpers.js';
 import { custom, dataSource, effects, inRequest, withTransactions } from './lab.js';

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { type QueryRunner, TransactionNotStartedError } from 'typeorm';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { dispose } from '../../support/dispose.js';
 import { Effect } from '../../support/effect.entity.js';
 import { add, Expected, manually, severalTurns } from './helpers.js';

@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
 import { DataSource } from 'typeorm';
-import { AmbientTransactions } from '../../../src/persistence/ambient-transactions.js';
+import { AmbientTransactions } from '../../../src/postgres/ambient/ambient-transactions.js';
 import { Effect } from '../../support/effect.entity.js';
 import { Book, ENTITIES } from './entities.js';
 import { ada, add, authors, effectsOf, severalTurns } from './helpers.js';

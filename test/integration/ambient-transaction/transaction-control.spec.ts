@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import type { PoolClient } from 'pg';
-import { TransactionEndedByHandlerError } from '../../../src/persistence/key-store.js';
+import { TransactionEndedByHandlerError } from '../../../src/postgres/statements/key-store.js';
 import { add } from './helpers.js';
 import { claim, dataSource, effects, inRequest, keys, withTransactions } from './lab.js';
 

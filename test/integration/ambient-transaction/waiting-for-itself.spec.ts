@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import type { QueryRunner } from 'typeorm';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { TransactionRolledBackError } from '../../../src/index.js';
 import { Effect } from '../../support/effect.entity.js';
 import { add, severalTurns } from './helpers.js';

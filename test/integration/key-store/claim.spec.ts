@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from '@jest/globals';
-import { KeyStore } from '../../../src/persistence/key-store.js';
-import type { StoredHeader } from '../../../src/persistence/shared-statements.js';
+import { KeyStore } from '../../../src/postgres/statements/key-store.js';
+import type { StoredHeader } from '../../../src/postgres/statements/shared-statements.js';
 import { waitFor } from '../../support/wait-for.js';
 import {
   backDate,

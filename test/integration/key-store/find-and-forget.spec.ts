@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import type { Queryable } from '../../../src/persistence/queryable.js';
+import type { Queryable } from '../../../src/postgres/queryable.js';
 import { backDate, complete, pool, rowsOf, session, store, withAStore } from './lab.js';
 
 withAStore();

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
-import { type ClaimRequest, KeyStore, type NewRecord } from '../../../src/persistence/key-store.js';
-import type { FoundKey, StoredResponse } from '../../../src/persistence/shared-statements.js';
-import { StatementRunner } from '../../../src/persistence/statement-runner.js';
+import { type ClaimRequest, KeyStore, type NewRecord } from '../../../src/postgres/statements/key-store.js';
+import type { FoundKey, StoredResponse } from '../../../src/postgres/statements/shared-statements.js';
+import { StatementRunner } from '../../../src/postgres/statement-runner.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 
 export const IN_FAILED_TRANSACTION = '25P02';

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { describe, expect, it } from '@jest/globals';
 import type { PoolClient } from 'pg';
-import { sqlStateOf } from '../../../src/persistence/sqlstate.js';
+import { sqlStateOf } from '../../../src/postgres/sqlstate.js';
 import {
   claimed,
   complete,

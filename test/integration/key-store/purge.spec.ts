@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
-import { KeyStore, type PurgedBatch } from '../../../src/persistence/key-store.js';
-import type { Queryable } from '../../../src/persistence/queryable.js';
+import { KeyStore, type PurgedBatch } from '../../../src/postgres/statements/key-store.js';
+import type { Queryable } from '../../../src/postgres/queryable.js';
 import { claimed, complete, pool, recordFor, rowsOf, session, store, withAStore } from './lab.js';
 
 withAStore();

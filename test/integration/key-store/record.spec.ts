@@ -3,8 +3,8 @@ import {
   KeyAlreadyRecordedError,
   KeyStore,
   TransactionEndedByHandlerError,
-} from '../../../src/persistence/key-store.js';
-import { isDefiniteFailure, sqlStateOf } from '../../../src/persistence/sqlstate.js';
+} from '../../../src/postgres/statements/key-store.js';
+import { isDefiniteFailure, sqlStateOf } from '../../../src/postgres/sqlstate.js';
 import { waitFor } from '../../support/wait-for.js';
 import {
   backDate,

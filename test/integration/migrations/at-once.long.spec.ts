@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { Migrator } from '../../../src/persistence/migrate.js';
+import { Migrator } from '../../../src/migrate/migrate.js';
 import { runCli } from '../../support/cli.js';
 import { waitFor } from '../../support/wait-for.js';
 import { database, NAMES, open, withAnEmptyDatabaseEach } from './lab.js';

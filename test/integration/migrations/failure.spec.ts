@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
-import { Migrator } from '../../../src/persistence/migrate.js';
-import { KEYS_TABLE } from '../../../src/persistence/table-name.js';
+import { Migrator } from '../../../src/migrate/migrate.js';
+import { KEYS_TABLE } from '../../../src/postgres/table-name.js';
 import { catalogueOf } from '../../support/catalogue.js';
 import { queryOn } from '../../support/empty-database.js';
 import { database, open, withAnEmptyDatabaseEach } from './lab.js';

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach } from '@jest/globals';
 import { DataSource, type DataSourceOptions } from 'typeorm';
-import { KEYS_TABLE, STEPS_TABLE } from '../../../src/persistence/table-name.js';
+import { KEYS_TABLE, STEPS_TABLE } from '../../../src/postgres/table-name.js';
 import { catalogueOf } from '../../support/catalogue.js';
 import type { TestDatabase } from '../../support/database.js';
 import { createEmptyDatabase } from '../../support/empty-database.js';

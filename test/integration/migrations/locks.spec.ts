@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { Client } from 'pg';
 import { idempotencyMigrations } from '../../../migrations/index.js';
-import { Migrator } from '../../../src/persistence/migrate.js';
+import { Migrator } from '../../../src/migrate/migrate.js';
 import { queryOn } from '../../support/empty-database.js';
 import { waitFor } from '../../support/wait-for.js';
 import { catalogues, database, NAMES, open, withAnEmptyDatabaseEach } from './lab.js';

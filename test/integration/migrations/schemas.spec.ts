@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { describe, expect, it } from '@jest/globals';
 import { idempotencyMigrationsIn } from '../../../migrations/index.js';
-import { Migrator } from '../../../src/persistence/migrate.js';
-import { quoteIdentifier } from '../../../src/persistence/table-name.js';
+import { Migrator } from '../../../src/migrate/migrate.js';
+import { quoteIdentifier } from '../../../src/postgres/table-name.js';
 import { catalogueOf } from '../../support/catalogue.js';
 import { queryOn } from '../../support/empty-database.js';
 import { database, NAMES, open, withAnEmptyDatabaseEach } from './lab.js';

@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { idempotencyMigrations } from '../../../migrations/index.js';
-import { Migrator } from '../../../src/persistence/migrate.js';
-import { STEPS_TABLE } from '../../../src/persistence/table-name.js';
+import { Migrator } from '../../../src/migrate/migrate.js';
+import { STEPS_TABLE } from '../../../src/postgres/table-name.js';
 import { catalogueOf } from '../../support/catalogue.js';
 import { queryOn } from '../../support/empty-database.js';
 import { catalogues, database, NAMES, open, withAnEmptyDatabaseEach } from './lab.js';

@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { EntitySchema, type MigrationInterface } from 'typeorm';
 import { idempotencyMigrations, idempotencyMigrationsIn } from '../../../migrations/index.js';
-import { KEYS_TABLE, quoteIdentifier, tableName } from '../../../src/persistence/table-name.js';
+import { KEYS_TABLE, quoteIdentifier, tableName } from '../../../src/postgres/table-name.js';
 import { catalogueOf } from '../../support/catalogue.js';
 import { queryOn } from '../../support/empty-database.js';
 import { database, NAMES, open, withAnEmptyDatabaseEach } from './lab.js';

@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { Controller, Post } from '@nestjs/common';
 import { Test } from '@nestjs/testing';
-import { deferred } from '../../../src/deferred.js';
+import { deferred } from '../../../src/util/deferred.js';
 import { IdempotencyModule, IdempotencyService, Idempotent } from '../../../src/index.js';
 import { queryOn } from '../../support/empty-database.js';
 import {

@@ -1,0 +1,110 @@
+import { randomUUID } from 'node:crypto';
+import type { ClaimEnd } from '../claim.js';
+import { cannotClaim, type IdempotentRequest, type Outcome, outcomeOf } from '../../requests/claim.service.js';
+import type { Connections } from '../../postgres/connections.js';
+import { failpoint } from '../../util/failpoint.js';
+import { SHUTDOWN_PATIENCE_MS } from '../../protocol/constants.js';
+import { IdempotencyStoreUnavailableException } from '../../protocol/exceptions.js';
+import type { LeaseResult, LeaseStore } from '../../postgres/statements/lease-store.js';
+import { isDefiniteFailure, SQLSTATE, sqlStateOf } from '../../postgres/sqlstate.js';
+import type { KeyIdentity } from '../../protocol/stored-key.js';
+import type { StatementRunner } from '../../postgres/statement-runner.js';
+import { within } from '../../util/timing.js';
+import { DurableSteps, type StepRules } from './durable-steps.js';
+import { KeylessHold } from './keyless-hold.js';
+import { LeaseHold, now } from './lease-hold.js';
+import { LeaseLine } from './lease-line.js';
+import { LeasedClaim } from './leased-claim.js';
+
+/** Claims by lease: the key is taken by a committed row, which holds nothing but itself. */
+export class LeaseService {
+  private readonly line: LeaseLine;
+  /** Steps that run although their requests were given up. */
+  private readonly leftRunning = new Set<Promise<void>>();
+  private idling: Promise<unknown> | undefined;
+
+  constructor(
+    private readonly store: LeaseStore,
+    private readonly connections: Connections,
+    runner: StatementRunner,
+  ) {
+    this.line = new LeaseLine(connections, runner);
+  }
+
+  /** Waits for steps that outlive their requests, for as long as a shutdown may take. */
+  async idle(): Promise<void> {
+    this.idling ??= within(SHUTDOWN_PATIENCE_MS, Promise.all(this.leftRunning));
+    await this.idling;
+  }
+
+  /** Gives the connection of its own back. */
+  async close(): Promise<void> {
+    await this.line.close();
+  }
+
+  /**
+   * @param started is told of a claim, and answers what is to be told of its end
+   * @throws IdempotencyStoreUnavailableException when the key cannot be claimed; the handler must not run then
+   */
+  async claim(request: IdempotentRequest, started: () => ClaimEnd): Promise<Outcome> {
+    const { options, ...identified } = request;
+    const { leaseMs, ttlMs, onInterrupted } = options;
+    const claimed = { ...identified, claimId: randomUUID(), ttlMs };
+    const claimedAt = now();
+    const result = await this.send({ ...claimed, leaseMs, resumes: onInterrupted === 'resume' });
+    if (result.kind !== 'claimed') {
+      return result.kind === 'in flight' ? result : outcomeOf(result, request);
+    }
+    failpoint('lease: claimed');
+    const { scope, key, claimId } = claimed;
+    this.line.open();
+    const hold = new LeaseHold({ scope, key, claimId }, options, this.store, this.line, claimedAt);
+    const route = `${request.method} ${request.path}`;
+    // Said by name also where it is the server's own: a step has to know beforehand.
+    const isolation = options.isolation ?? this.connections.transactions.defaultIsolation ?? result.defaultIsolation;
+    const rules = { ...options, isolation };
+    const steps = new DurableSteps(result.steps, result.attempt, hold, this.store, rules, route);
+    return {
+      kind: 'claimed',
+      claim: new LeasedClaim(claimed, result.attempt, hold, steps, onInterrupted, this.store, started(), (left) =>
+        this.leave(left),
+      ),
+    };
+  }
+
+  /** Steps for a request without a key: they run as with one, and are not remembered. */
+  stepsWithoutKey(options: StepRules, route: string): DurableSteps {
+    return new DurableSteps([], 1, new KeylessHold(this.connections), this.store, options, route);
+  }
+
+  private leave(running: Promise<void>): void {
+    this.leftRunning.add(running);
+    void running.finally(() => this.leftRunning.delete(running));
+  }
+
+  /** A second time when the first was lost on its way: the lease may be taken already, by this very request. */
+  private async send(request: Parameters<LeaseStore['claim']>[1]): Promise<LeaseResult> {
+    const ask = (): Promise<LeaseResult> => this.connections.run((client) => this.store.claim(client, request));
+    return ask()
+      .catch((error: unknown) => {
+        if (error instanceof IdempotencyStoreUnavailableException || isDefiniteFailure(error)) {
+          throw error;
+        }
+        return ask();
+      })
+      .catch((error: unknown) => this.recorded(request, error))
+      .catch(cannotClaim);
+  }
+
+  /** A server that takes no writes refuses a claim before it looks; what is recorded can be replayed all the same. */
+  private async recorded(request: KeyIdentity, refusal: unknown): Promise<LeaseResult> {
+    const found =
+      sqlStateOf(refusal) === SQLSTATE.readOnlySqlTransaction
+        ? await this.connections.run((client) => this.store.lookUp(client, request), 'cancel')
+        : undefined;
+    if (found?.kind !== 'completed') {
+      throw refusal;
+    }
+    return found;
+  }
+}

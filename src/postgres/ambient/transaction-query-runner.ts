@@ -1,0 +1,326 @@
+import { type EntityManager, type QueryRunner, TransactionNotStartedError } from 'typeorm';
+import { IdempotencyTransactionFailedException } from '../../protocol/exceptions.js';
+import type { IsolationLevel } from '../../protocol/options.js';
+import type { TransactionState } from '../owned-transaction.js';
+import { queryBy } from '../database-connection.js';
+import { transactionControlIn } from './sql-statements.js';
+import type { Scope, TransactionEvent } from './transaction-scope.js';
+
+/** Who holds it: code that asked for a runner of its own, or a manager of the transaction. */
+export type RunnerOwner = 'caller' | 'transaction';
+
+/** Of `QueryRunner.stream()`. */
+export type StreamArguments = [
+  sql: string,
+  parameters?: unknown[],
+  onEnd?: () => void,
+  onError?: (error: Error) => void,
+];
+
+/** A runner's own way to send a statement: TypeORM's. */
+export type Send = (sql: string, parameters?: unknown[], structured?: boolean) => Promise<unknown>;
+
+type Broadcaster = QueryRunner['broadcaster'];
+
+const RUNNER_OF_MANAGER = Symbol('handle');
+
+const OWN_RUNNER: PropertyDescriptor & ThisType<{ readonly [RUNNER_OF_MANAGER]: RunnerHandle }> = {
+  configurable: true,
+  enumerable: true,
+  get() {
+    return this[RUNNER_OF_MANAGER].runnerOfManager;
+  },
+};
+
+/** What a QueryRunner of a transaction knows and does. */
+export class RunnerHandle {
+  /** Nested transactions that were started by it and not ended, innermost last. It ends no others. */
+  private readonly begun: Scope[] = [];
+  private hasBegun = false;
+  private hasSent = false;
+  /** Its class does something of its own when it begins a transaction: then each write begins one, as it would outside. */
+  addsToTransactions = false;
+  /** Where it was connected, or has started a transaction, when the request's own had committed. */
+  private late: QueryRunner | undefined;
+  private isConnected = false;
+  /** Asked for its manager, it is used for several statements that hang together: a save() reads before it writes. */
+  private isManaged = false;
+  private ownManager!: EntityManager;
+  private readonly ownBroadcaster: Broadcaster;
+  /** Which one it speaks for, where it leads; and which one speaks for it. */
+  private heard: { runner: RunnerHandle | undefined } | undefined;
+  private speaker: RunnerHandle | undefined;
+  /** While a callback has its manager, the transaction around that is not its to end. */
+  private lent: 0 | 1 = 0;
+  private onRollback: 'undone' | 'refusing' = 'undone';
+
+  constructor(
+    private readonly home: Scope,
+    /** Whose it is: that of code which asked for one, or that of a manager of the transaction. */
+    public owner: RunnerOwner,
+    readonly runner: QueryRunner,
+  ) {
+    this.ownBroadcaster = runner.broadcaster;
+  }
+
+  get isLate(): boolean {
+    return this.late !== undefined;
+  }
+
+  get isTransactionActive(): boolean {
+    return this.late === undefined
+      ? !this.isPast && (this.begun.length > 0 || this.isTransactionPresumed)
+      : this.late.isTransactionActive;
+  }
+
+  /** There is that of the request, so that `save()` does without one of its own. */
+  private get isTransactionPresumed(): boolean {
+    return this.owner === 'transaction' || !(this.hasBegun || this.addsToTransactions);
+  }
+
+  get manager(): EntityManager {
+    this.isManaged = true;
+    this.begun.at(-1)?.recogniseFlow();
+    return this.ownManager;
+  }
+
+  /** One for all runners of a transaction: subscribers collect by the runner that they are told of. */
+  get broadcaster(): Broadcaster {
+    const { transactions } = this.home.transaction;
+    if (this.late !== undefined || this.state !== 'open' || !transactions.hasSubscribers) {
+      return this.ownBroadcaster;
+    }
+    return this.scope().lead.speakFor(this);
+  }
+
+  private speakFor(runner: RunnerHandle): Broadcaster {
+    if (runner !== this) {
+      this.heard ??= this.passDataOn();
+      this.heard.runner = runner;
+      runner.speaker = this;
+    }
+    return this.ownBroadcaster;
+  }
+
+  /** What `save(…, { data })` is given for subscribers is set on the runner that saves, and read from this one. */
+  private passDataOn(): { runner: RunnerHandle | undefined } {
+    const own = { data: this.runner.data };
+    const heard: { runner: RunnerHandle | undefined } = { runner: undefined };
+    Object.defineProperty(this.runner, 'data', {
+      configurable: true,
+      enumerable: true,
+      get: () => (heard.runner?.runner ?? own).data,
+      set: (data: QueryRunner['data']) => {
+        (heard.runner?.runner ?? own).data = data;
+      },
+    });
+    return heard;
+  }
+
+  announce(event: TransactionEvent): Promise<void> {
+    return this.ownBroadcaster.broadcast(event);
+  }
+
+  /** Runs `work` with nothing of others in between. */
+  together<T>(work: () => Promise<T>): Promise<T> {
+    const isOpen = this.late === undefined && this.state === 'open';
+    return isOpen ? this.scope().together(work) : work();
+  }
+
+  /** The manager that TypeORM has made for the runner. */
+  adopt(manager: EntityManager): void {
+    this.ownManager = manager;
+    Object.assign(manager, { [RUNNER_OF_MANAGER]: this });
+    Object.defineProperty(manager, 'queryRunner', OWN_RUNNER);
+  }
+
+  /** The running flow uses the runner that it has begun a transaction with. */
+  recogniseFlow(): void {
+    this.begun.at(-1)?.recogniseFlow();
+  }
+
+  scope(): Scope {
+    const { transactions } = this.home.transaction;
+    if (this.begun.length > 0) {
+      this.home.transaction.assertKept();
+    }
+    this.begun.at(-1)?.recogniseFlow();
+    return transactions.innermost((this.begun.at(-1) ?? this.home).live());
+  }
+
+  /** After COMMIT a manager is like the DataSource's own. */
+  get runnerOfManager(): QueryRunner | undefined {
+    return this.isPast && this.late === undefined && this.begun.length === 0 ? undefined : this.runner;
+  }
+
+  async connect(): Promise<unknown> {
+    this.home.transaction.assertNotLost();
+    if (this.state === 'open') {
+      return this.home.transaction.client;
+    }
+    this.isConnected = true;
+    return this.lateRunner().connect();
+  }
+
+  async release(): Promise<void> {
+    while (this.begun.length > 0) {
+      await this.end('roll back').catch(() => undefined); // what nobody has committed is not kept, nor in the way
+    }
+    await this.late?.release();
+    this.late = undefined;
+    this.isConnected = false;
+    if (this.speaker?.heard?.runner === this) {
+      this.speaker.heard.runner = undefined;
+    }
+  }
+
+  async dispose(): Promise<void> {
+    try {
+      while (this.begun.length > 0) {
+        await this.end('commit');
+      }
+      await this.late?.[Symbol.asyncDispose]();
+    } finally {
+      await this.release();
+    }
+  }
+
+  async query([sql, parameters, structured]: Parameters<Send>, send: Send): Promise<unknown> {
+    this.hasSent = true;
+    refuseTransactionControl(sql);
+    return this.late === undefined
+      ? await this.scope().query([sql, parameters, structured, send], !this.isManaged)
+      : await queryBy(this.late, sql, parameters, structured);
+  }
+
+  async stream([sql, parameters, onEnd, onError]: StreamArguments, send: Send): Promise<unknown> {
+    this.hasSent = true;
+    if (this.late !== undefined || this.isPast) {
+      return this.lateRunner().stream(sql, parameters, onEnd, onError);
+    }
+    refuseTransactionControl(sql);
+    const stream = await this.scope().stream(sql, parameters, send);
+    if (onEnd !== undefined) {
+      stream.on('end', onEnd);
+    }
+    if (onError !== undefined) {
+      stream.on('error', onError);
+    }
+    return stream;
+  }
+
+  async startTransaction(isolation?: IsolationLevel): Promise<void> {
+    if (this.late === undefined && !this.isPast) {
+      const nested = this.scope().begin(isolation);
+      this.begun.push(nested);
+      nested.isLedBy(this);
+      this.hasBegun = true;
+      // What follows in the caller's flow belongs to the new transaction, also where it uses a repository of its own.
+      this.home.transaction.transactions.presumablyGoInto(nested);
+      try {
+        await nested.entered;
+        return await this.announceStart(nested);
+      } catch (error) {
+        this.begun.splice(this.begun.indexOf(nested), 1);
+        if (!this.isPast) {
+          throw error;
+        }
+      }
+    }
+    await this.lateRunner().startTransaction(isolation);
+  }
+
+  private async announceStart(nested: Scope): Promise<void> {
+    try {
+      await nested.announce('BeforeTransactionStart');
+      await nested.announce('AfterTransactionStart');
+    } catch (error) {
+      await nested.rollBack('undone');
+      throw error;
+    }
+  }
+
+  /** For a callback: only who calls it ends the transaction, none where the runner is late. */
+  lend(): Scope | undefined {
+    this.lent = this.begun.length > 0 ? 1 : 0;
+    this.onRollback = 'refusing'; // what the callback has left running must not write into the scope around
+    return this.begun[0];
+  }
+
+  takeBack(): void {
+    this.lent = 0;
+  }
+
+  async end(how: 'commit' | 'roll back'): Promise<void> {
+    if (this.late !== undefined) {
+      await (how === 'commit' ? this.late.commitTransaction() : this.late.rollbackTransaction());
+      if (!this.late.isTransactionActive && !this.isConnected) {
+        await this.release(); // who got this runner from a manager does not do it
+      }
+      return;
+    }
+    const nested = this.begun.length > this.lent ? this.begun.at(-1) : undefined;
+    if (nested === undefined) {
+      if (this.owner === 'caller' && !this.hasBegun) {
+        if (how === 'roll back' && this.hasSent) {
+          this.home.transaction.cannotCommitBecause = new UndoneByRunnerError();
+        }
+        return; // isTransactionActive told it that there was one to end
+      }
+      throw new TransactionNotStartedError();
+    }
+    if (how === 'commit') {
+      await nested.announce('BeforeTransactionCommit');
+      await nested.release();
+    }
+    this.begun.splice(this.begun.indexOf(nested), 1);
+    if (how === 'roll back') {
+      await this.rollBack(nested);
+    }
+  }
+
+  /** Announced as TypeORM does it, but undone in any case. */
+  private async rollBack(nested: Scope): Promise<void> {
+    const isAnnounced = nested.announces;
+    try {
+      await (isAnnounced && nested.announce('BeforeTransactionRollback'));
+    } finally {
+      await nested.rollBack(this.onRollback);
+    }
+    await (isAnnounced && nested.announceRollback());
+  }
+
+  private get state(): TransactionState {
+    return this.home.transaction.state;
+  }
+
+  private get isPast(): boolean {
+    return this.home.transaction.isPast;
+  }
+
+  private lateRunner(): QueryRunner {
+    return (this.late ??= this.home.transaction.transactions.dataSource.createQueryRunner());
+  }
+}
+
+/** Statements that were to be undone are part of what the request would commit. */
+class UndoneByRunnerError extends IdempotencyTransactionFailedException {
+  constructor() {
+    super(
+      'The handler rolled a QueryRunner back that had begun no transaction of its own, so all it did was undone. ' +
+        'Begin one whatever `isTransactionActive` says, or let the error through.',
+    );
+  }
+}
+
+/** @throws Error when the text, or that of a query object, has a statement that begins or ends a transaction */
+function refuseTransactionControl(query: unknown): void {
+  const text = typeof query === 'string' ? query : (query as { text?: unknown } | undefined)?.text;
+  const control = typeof text === 'string' ? transactionControlIn(text) : undefined;
+  if (control !== undefined) {
+    throw new Error(
+      `"${control}" would end the transaction of this idempotent request. ` +
+        'Use DataSource.transaction() or a QueryRunner for a nested transaction; the request itself commits when its response is recorded.',
+    );
+  }
+}

@@ -1,0 +1,83 @@
+import { type Queryable, rowsOf } from '../queryable.js';
+import { SQLSTATE, sqlStateOf } from '../sqlstate.js';
+import { KEYS_TABLE, quoteIdentifier, STEPS_TABLE, tableName } from '../table-name.js';
+
+/** Where the tables are, found once: no `search_path` of a later session leads elsewhere. */
+export interface KeyTables {
+  schema: string;
+  /** That of the session that found them. */
+  searchPath: string;
+}
+
+/** Of the last migration. */
+const LATEST_COLUMN = 'attention';
+
+/** All that the library does with a table; `for share` and `for update` take the right to UPDATE. */
+const PRIVILEGES = ['select', 'insert', 'update', 'delete'];
+
+/**
+ * Looks for the tables in `schema`, without one along the `search_path`. Nothing, when one of them is not there, or a migration is missing.
+ *
+ * @throws Error when the schema must not be used
+ */
+export async function findKeyTables(db: Queryable, schema: string | undefined): Promise<KeyTables | undefined> {
+  const [found] = await rowsOf<KeyTables & { complete: boolean }>(
+    db,
+    `select n.nspname as schema, current_setting('search_path') as "searchPath",
+            to_regclass(format('%I.%I', n.nspname, $2::text)) is not null and exists (
+              select from pg_attribute
+              where attrelid = k.oid and attname = $3::text and not attisdropped) as complete
+     from pg_class k join pg_namespace n on n.oid = k.relnamespace
+     where k.oid = to_regclass($1::text)`,
+    [tableName(KEYS_TABLE, schema), STEPS_TABLE, LATEST_COLUMN],
+  ).catch(async (error: unknown) => {
+    if (sqlStateOf(error) !== SQLSTATE.insufficientPrivilege || schema === undefined) {
+      throw error;
+    }
+    const role = await currentRole(db);
+    throw new Error(
+      `the role "${role}" must not use the schema "${schema}". Run: grant usage on schema ${quoteIdentifier(schema)} to ${quoteIdentifier(role)};`,
+      { cause: error },
+    );
+  });
+  return found?.complete ? { schema: found.schema, searchPath: found.searchPath } : undefined;
+}
+
+/**
+ * Makes sure that keys can be kept in the tables, and are kept through a crash of the server.
+ *
+ * @throws Error that says what to run
+ */
+export async function assertUsable(db: Queryable, { schema }: KeyTables): Promise<void> {
+  for (const table of [KEYS_TABLE, STEPS_TABLE].map((name) => tableName(name, schema))) {
+    const [found] = await rowsOf<{ role: string; missing: string[]; unlogged: string[] }>(
+      db,
+      `with recursive family as (
+         select $1::text::regclass::oid as oid
+         union all
+         select i.inhrelid from pg_inherits i join family f on f.oid = i.inhparent)
+       select current_user::text as role,
+              array(select p from unnest($2::text[]) p where not has_table_privilege($1::text, p)) as missing,
+              array(select c.oid::regclass::text from pg_class c join family f on f.oid = c.oid
+                    where c.relpersistence = 'u') as unlogged`,
+      [table, PRIVILEGES],
+    );
+    const { role, missing, unlogged } = found!;
+    if (missing.length > 0) {
+      throw new Error(
+        `the role "${role}" lacks a right on the table ${table}. Run: grant ${missing.join(', ')} on ${table} to ${quoteIdentifier(role)};`,
+      );
+    }
+    if (unlogged.length > 0) {
+      throw new Error(
+        `the table ${unlogged[0]} is UNLOGGED, and PostgreSQL empties it after a crash: every key would run again. ` +
+          `Run: alter table ${unlogged[0]} set logged;`,
+      );
+    }
+  }
+}
+
+async function currentRole(db: Queryable): Promise<string> {
+  const [row] = await rowsOf<{ role: string }>(db, 'select current_user::text as role');
+  return row!.role;
+}

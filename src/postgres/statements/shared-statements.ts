@@ -1,0 +1,106 @@
+import type { Statement } from '../statement-batch.js';
+import type { Attention, UnfinishedState } from '../../protocol/stored-key.js';
+
+/** A header line as it is stored: `null` for one that was there before the handler ran and was taken away by it. */
+export type StoredHeader = [name: string, value: string | null];
+
+/** A recorded response. `body` is null where it was too large to keep. */
+export interface StoredResponse {
+  claimId: string;
+  fingerprint: Buffer;
+  fingerprintVersion: number;
+  status: number;
+  headers: StoredHeader[];
+  body: Buffer | null;
+  createdAt: Date;
+}
+
+/** A claim by lease that has not ended with a response. */
+export interface UnfinishedClaim {
+  claimId: string;
+  fingerprint: Buffer;
+  fingerprintVersion: number;
+  state: UnfinishedState;
+  attention: Attention | undefined;
+}
+
+/** What a key holds. */
+export type FoundKey = { kind: 'completed'; response: StoredResponse } | { kind: 'unfinished'; claim: UnfinishedClaim };
+
+/** How a claim by lease stands that has no response; null for a row that has one. */
+export const UNFINISHED_STATE = `case
+  when response_status is not null then null
+  when lease_expires_at > clock_timestamp() then 'running'
+  when lease_expires_at is not null or attention ->> 'reason' = 'effect-unknown' then 'interrupted'
+  when attention ->> 'reason' = 'steps-changed' then 'steps-changed'
+  else 'released' end`;
+
+/** Not as a date: pg reads those only in the DateStyle ISO. */
+export function epochMs(column: string): string {
+  return `extract(epoch from ${column}) * 1000`;
+}
+
+export const BEGIN = {
+  default: { id: 'begin', text: 'begin' },
+  'READ UNCOMMITTED': { id: 'begin_ru', text: 'begin isolation level read uncommitted' },
+  'READ COMMITTED': { id: 'begin_rc', text: 'begin isolation level read committed' },
+  'REPEATABLE READ': { id: 'begin_rr', text: 'begin isolation level repeatable read' },
+  SERIALIZABLE: { id: 'begin_s', text: 'begin isolation level serializable' },
+} as const;
+
+export const COMMIT = { id: 'commit', text: 'commit' } as const;
+export const ROLLBACK = { id: 'rollback', text: 'rollback' } as const;
+export const CHECK_CONSTRAINTS = { id: 'check', text: 'set constraints all immediate' } as const;
+
+/**
+ * Locks of the session that a handler has taken and could not give back, its transaction having failed: on the pooled
+ * connection nobody would. Not DISCARD ALL, which takes prepared statements and the settings of the connection along.
+ */
+export const UNLOCK = { id: 'unlock', text: 'select pg_advisory_unlock_all()' } as const;
+
+/** What a key holds; its rows are read by {@link foundKeyOf}. */
+export function lookUpStatement(table: string): Statement {
+  return {
+    id: 'look_up',
+    text: `select claim_id, encode(fingerprint, 'hex'), fingerprint_version, response_status, response_headers,
+        encode(response_body, 'hex'), ${epochMs('created_at')}, ${UNFINISHED_STATE}, attention
+      from ${table}
+      where scope = $1::text and key = $2::text and expires_at > clock_timestamp()`,
+  };
+}
+
+/** A COMMIT that is not durable would break a promise already given to the client: it is made so where it is not. */
+export const DURABLE_COMMIT = `case when current_setting('synchronous_commit') = 'off'
+          then set_config('synchronous_commit', 'on', true) else current_setting('synchronous_commit') end`;
+
+/** A row of {@link lookUpStatement}. */
+export function foundKeyOf(row: (string | null)[]): FoundKey {
+  const [claimId, fingerprint, fingerprintVersion, status, headers, body, createdAtMs, state, attention] = row as [
+    string,
+    string,
+    string,
+    string,
+    string,
+    string | null,
+    string,
+    UnfinishedState | null,
+    string | null,
+  ];
+  const claim = {
+    claimId,
+    fingerprint: Buffer.from(fingerprint, 'hex'),
+    fingerprintVersion: Number(fingerprintVersion),
+  };
+  if (state !== null) {
+    const noted = attention === null ? undefined : (JSON.parse(attention) as Attention);
+    return { kind: 'unfinished', claim: { ...claim, state, attention: noted } };
+  }
+  const response = {
+    ...claim,
+    status: Number(status),
+    headers: JSON.parse(headers) as StoredHeader[],
+    body: body === null ? null : Buffer.from(body, 'hex'),
+    createdAt: new Date(Number(createdAtMs)),
+  };
+  return { kind: 'completed', response };
+}
