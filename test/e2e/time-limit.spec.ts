@@ -63,7 +63,8 @@ describe.each([false, true])('a time limit, with pipeline: %s', (pipeline) => {
   async function busyBackends(): Promise<number> {
     const { rows } = await observer.query<{ count: number }>(
       `select count(*)::int4 as count from pg_stat_activity
-       where datname = current_database() and pid <> pg_backend_pid() and state = 'active'`,
+       where datname = current_database() and pid <> pg_backend_pid() and state = 'active'
+         and backend_type = 'client backend'`,
     );
     return rows[0]!.count;
   }

@@ -43,7 +43,7 @@ afterAll(async () => {
 
 async function isQuiet(): Promise<boolean> {
   const { rows } = await observer.query(
-    `select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and state = 'active'`,
+    `select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and state = 'active' and backend_type = 'client backend'`,
   );
   return rows.length === 0;
 }

@@ -30,7 +30,7 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
     const { running, letGo } = await holding('/run/slow', 'k');
     const open = await queryOn(
       application().databaseUrl,
-      `select 1 from pg_stat_activity where datname = current_database() and xact_start is not null and pid <> pg_backend_pid()`,
+      `select 1 from pg_stat_activity where datname = current_database() and xact_start is not null and pid <> pg_backend_pid() and backend_type = 'client backend'`,
     );
     expect(open).toEqual([]);
     letGo();

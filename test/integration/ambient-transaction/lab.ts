@@ -82,7 +82,7 @@ async function expectNothingLeft(): Promise<void> {
 
 async function busySessions(): Promise<number> {
   const { rowCount } = await observer.query(
-    `select from pg_stat_activity where datname = $1 and state <> 'idle' and pid <> pg_backend_pid()`,
+    `select from pg_stat_activity where datname = $1 and state <> 'idle' and pid <> pg_backend_pid() and backend_type = 'client backend'`,
     [database.name],
   );
   return rowCount!;

@@ -49,7 +49,7 @@ describe('an application that is closed', () => {
   const connections = async () => {
     const [row] = await queryOn<{ count: number }>(
       process.env['TEST_DATABASE_URL']!,
-      'select count(*)::int as count from pg_stat_activity where datname = $1',
+      `select count(*)::int as count from pg_stat_activity where datname = $1 and backend_type = 'client backend'`,
       [database.name],
     );
     return row!.count;
