@@ -1,7 +1,7 @@
 import { AsyncResource } from 'node:async_hooks';
 import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor, Optional } from '@nestjs/common';
 import { Observable, type Subscriber, type TeardownLogic } from 'rxjs';
-import type { IdempotentRequest, RequestWithoutKey } from './requests/claim.service.js';
+import type { IdempotentRequest, RequestWithoutKey } from './protocol/request.js';
 import { failpoint } from './util/failpoint.js';
 import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/fingerprint.js';
 import { requestTarget } from './http/http-request.js';

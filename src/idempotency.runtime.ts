@@ -3,7 +3,7 @@ import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleIn
 import { ModuleRef, Reflector } from '@nestjs/core';
 import { getDataSourceToken } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
-import { ClaimService } from './requests/claim.service.js';
+import { Claims } from './requests/claims.js';
 import { Connections } from './postgres/connections.js';
 import { watchExceptions } from './http/response/exception-watch.js';
 import { MODULE_OPTIONS_TOKEN } from './idempotency.module-definition.js';
@@ -30,7 +30,7 @@ interface Parts {
   transactions: AmbientTransactions;
   connections: Connections;
   keys: StoredKeys;
-  claims: ClaimService;
+  claims: Claims;
   leases: LeaseService;
 }
 
@@ -75,7 +75,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     const leaseStore = new LeaseStore(schema, runner, searchPaths);
     const connections = new Connections(transactions, runner);
     const leases = new LeaseService(leaseStore, connections, runner);
-    const claims = new ClaimService(store, connections, leases);
+    const claims = new Claims(store, connections, leases);
     const keys = new StoredKeys(store, connections);
     this.parts = { dataSource, store, leaseStore, transactions, connections, keys, claims, leases };
     // Depending on the order of the imports, TypeORM's module is shut down before this one.
@@ -117,7 +117,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     return this.ready.keys;
   }
 
-  get claims(): ClaimService {
+  get claims(): Claims {
     return this.ready.claims;
   }
 

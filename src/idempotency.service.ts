@@ -6,7 +6,7 @@ import { DEFAULT_OPTIONS } from './protocol/options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
 import { runningKeylessRequest } from './requests/keyless-request.js';
 import { runningLeasedClaim } from './modes/lease/leased-claim.js';
-import type { StoredHeader } from './postgres/statements/shared-statements.js';
+import type { HeaderLine } from './protocol/response.js';
 import type { StoredKey } from './protocol/stored-key.js';
 import { PurgeService } from './purge/purge.service.js';
 
@@ -130,9 +130,9 @@ const FRAMING_HEADERS = new Set(['content-length', 'transfer-encoding', 'connect
 /** RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5. */
 const STATUSES_WITHOUT_BODY = new Set([204, 205, 304]);
 
-function encoded({ status, headers = {}, body }: OperatorResponse): { headers: StoredHeader[]; body: Buffer } {
+function encoded({ status, headers = {}, body }: OperatorResponse): { headers: HeaderLine[]; body: Buffer } {
   const lines = Object.entries(headers).flatMap(([name, values]) =>
-    [values].flat().map((value): StoredHeader => [name, value]),
+    [values].flat().map((value): HeaderLine => [name, value]),
   );
   for (const [name, value] of lines) {
     validateHeaderName(name);

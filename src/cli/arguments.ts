@@ -22,7 +22,9 @@ export function readArguments(argv: string[]): Arguments {
     throw new UsageError('One command at a time, and every option by its name.');
   }
   for (const name of ['url', 'data-source', 'schema'] as const) {
-    if (values[name] === '') throw new UsageError(`--${name} is empty.`);
+    if (values[name] === '') {
+      throw new UsageError(`--${name} is empty.`);
+    }
   }
   if (values.schema !== undefined && !isSchemaName(values.schema)) {
     throw new UsageError(`--schema must be ${SCHEMA_NAME}.`);
@@ -61,7 +63,9 @@ function parse(argv: string[]) {
 }
 
 function batchSize(text: string | undefined): number | undefined {
-  if (text === undefined) return undefined;
+  if (text === undefined) {
+    return undefined;
+  }
   const size = Number(text);
   if (!/^\d+$/.test(text) || size < 1 || size > MAX_BATCH_SIZE) {
     throw new UsageError(`--batch-size must be a whole number from 1 to ${MAX_BATCH_SIZE}.`);

@@ -22,7 +22,9 @@ async function openPrimary(servers: PostgresOptions[]): Promise<DataSource> {
     try {
       const dataSource = await open(options);
       const [{ standby }] = await dataSource.query<[{ standby: boolean }]>('select pg_is_in_recovery() as standby');
-      if (!standby) return dataSource;
+      if (!standby) {
+        return dataSource;
+      }
       await dataSource.destroy();
       errors.push(new Error(`${new URL(options.url!).host} is a read-only server`));
     } catch (error) {
@@ -74,7 +76,9 @@ function urlOptions(flag: string | undefined): PostgresOptions[] {
 async function fileOptions(file: string): Promise<PostgresOptions> {
   const theirs = await loadDataSource(file);
   // A module that connects while it is loaded would keep this process from ending.
-  if (theirs.isInitialized) await theirs.destroy();
+  if (theirs.isInitialized) {
+    await theirs.destroy();
+  }
   if (theirs.options.type !== 'postgres') {
     throw new UsageError(`--data-source: ${file} is of type "${theirs.options.type}", but only "postgres" will do.`);
   }

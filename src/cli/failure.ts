@@ -31,7 +31,9 @@ export function describeFailure(error: unknown): { exitCode: 1 | 2; message: str
 
 /** Node's error for a host with several addresses has an empty message of its own. */
 function messageOf(error: unknown): string {
-  if (error instanceof AggregateError) return error.errors.map(messageOf).join('; ');
+  if (error instanceof AggregateError) {
+    return error.errors.map(messageOf).join('; ');
+  }
   return error instanceof Error ? error.message : String(error);
 }
 

@@ -5,7 +5,9 @@ import { runCommand } from './run-command.js';
 // Whoever reads the output may have had enough of it (`| head`, `| true`). What is to be done is done all the same.
 for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error;
+    if (error.code !== 'EPIPE') {
+      throw error;
+    }
   });
 }
 

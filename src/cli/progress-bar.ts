@@ -28,6 +28,8 @@ export class ProgressBar {
 
   private draw(line: string): void {
     // Back to the first column, and erase to the end of the line.
-    if (this.terminal.isTTY === true) this.terminal.write(`\r\u001B[K${line}`);
+    if (this.terminal.isTTY === true) {
+      this.terminal.write(`\r\u001B[K${line}`);
+    }
   }
 }

@@ -27,5 +27,7 @@ export async function purge({ dataSource, schema, batchSize: given }: CommandCon
   }
 
   print(`deleted ${deleted} expired ${deleted === 1 ? 'key' : 'keys'}`);
-  if (batch.locked) print('stopped there: another purge is at work');
+  if (batch.locked) {
+    print('stopped there: another purge is at work');
+  }
 }

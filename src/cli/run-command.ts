@@ -22,8 +22,12 @@ const COMMANDS = new Map<string, Command>([
 /** Does what the command line asks for. Everything that is wrong with it is found before anything is connected to. */
 export async function runCommand(argv: string[]): Promise<void> {
   const args = readArguments(argv);
-  if (args.help) return print(HELP);
-  if (args.version) return print(version());
+  if (args.help) {
+    return print(HELP);
+  }
+  if (args.version) {
+    return print(version());
+  }
 
   const command = COMMANDS.get(args.command ?? '');
   if (command === undefined) {

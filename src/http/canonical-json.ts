@@ -60,7 +60,9 @@ class CanonicalJsonWriter {
         this.text += level.names === undefined ? ']' : '}';
         this.levels.pop();
       }
-      if (this.text.length >= CHUNK_LENGTH) this.flushText();
+      if (this.text.length >= CHUNK_LENGTH) {
+        this.flushText();
+      }
     }
     this.flushText();
   }
@@ -70,11 +72,17 @@ class CanonicalJsonWriter {
     const name = level.names === undefined ? index : level.names[index]!;
     const origin = (level.members as Readonly<Record<string | number, unknown>>)[name];
     const value = toJsonValue(origin, name);
-    if (level.names !== undefined && value === undefined) return;
+    if (level.names !== undefined && value === undefined) {
+      return;
+    }
 
-    if (!level.isEmpty) this.text += ',';
+    if (!level.isEmpty) {
+      this.text += ',';
+    }
     level.isEmpty = false;
-    if (typeof name === 'string') this.text += `${quote(name)}:`;
+    if (typeof name === 'string') {
+      this.text += `${quote(name)}:`;
+    }
     this.writeValue(origin, value ?? null);
   }
 
@@ -87,8 +95,11 @@ class CanonicalJsonWriter {
         this.text += `${value}n`;
         break;
       case 'object':
-        if (value === null) this.text += 'null';
-        else this.open(typeof origin === 'object' && origin !== null ? origin : value, value);
+        if (value === null) {
+          this.text += 'null';
+        } else {
+          this.open(typeof origin === 'object' && origin !== null ? origin : value, value);
+        }
         break;
       default:
         // A boolean or a number: RFC 8785 takes ECMAScript's format, in which -0 is 0.
@@ -116,7 +127,9 @@ class CanonicalJsonWriter {
   }
 
   private flushText(): void {
-    if (this.text !== '') this.flush(this.text);
+    if (this.text !== '') {
+      this.flush(this.text);
+    }
     this.text = '';
   }
 }
@@ -126,26 +139,38 @@ function toJsonValue(value: unknown, name: string | number): unknown {
   let written = value;
   if (typeof written === 'object' && written !== null) {
     const { toJSON } = written as { toJSON?: unknown };
-    if (typeof toJSON === 'function') written = toJSON.call(written, String(name)) as unknown;
-    if (typeof written === 'object' && written !== null) written = unwrap(written);
+    if (typeof toJSON === 'function') {
+      written = toJSON.call(written, String(name)) as unknown;
+    }
+    if (typeof written === 'object' && written !== null) {
+      written = unwrap(written);
+    }
   }
   return typeof written === 'function' || typeof written === 'symbol' ? undefined : written;
 }
 
 function unwrap(value: object): unknown {
-  if (Array.isArray(value) || Object.getPrototypeOf(value) === Object.prototype) return value;
-  if (types.isBoxedPrimitive(value)) return value.valueOf();
+  if (Array.isArray(value) || Object.getPrototypeOf(value) === Object.prototype) {
+    return value;
+  }
+  if (types.isBoxedPrimitive(value)) {
+    return value.valueOf();
+  }
   return Symbol.iterator in value ? [...(value as Iterable<unknown>)] : value;
 }
 
 /** Names in the order of their UTF-16 code units, which is what `<` and `sort()` go by. */
 function sortedNames(object: object): string[] {
   const names = Object.keys(object);
-  if (names.length > MAX_INSERTION_SORT) return names.toSorted();
+  if (names.length > MAX_INSERTION_SORT) {
+    return names.toSorted();
+  }
   for (let end = 1; end < names.length; end++) {
     const name = names[end]!;
     let slot = end;
-    for (; slot > 0 && names[slot - 1]! > name; slot--) names[slot] = names[slot - 1]!;
+    for (; slot > 0 && names[slot - 1]! > name; slot--) {
+      names[slot] = names[slot - 1]!;
+    }
     names[slot] = name;
   }
   return names;

@@ -1,7 +1,8 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Transform } from 'node:stream';
 import * as zlib from 'node:zlib';
-import { type HeaderLine, headerOf } from './recorded-response.js';
+import type { HeaderLine } from '../protocol/response.js';
+import { headerOf } from './recorded-response.js';
 
 /** A response as one client can take it. */
 export interface Acceptable {

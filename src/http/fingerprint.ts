@@ -65,8 +65,11 @@ export function fingerprintOf(value: unknown, request: unknown): Buffer {
   const { path } = requestTarget(httpRequest);
   const isBytes = value instanceof Uint8Array;
   const digest = digestOf(httpRequest.method, path, [isBytes ? 'resolved bytes' : 'resolved JSON']);
-  if (isBytes) digest.update(value);
-  else updateWithJson(digest, value);
+  if (isBytes) {
+    digest.update(value);
+  } else {
+    updateWithJson(digest, value);
+  }
   return digest.end();
 }
 

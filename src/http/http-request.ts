@@ -54,7 +54,9 @@ export function sortedQuery(query: string): [name: string, value: string][] {
     .filter((parameter) => parameter !== '')
     .map((parameter): [string, string] => {
       const mark = parameter.indexOf('=');
-      if (mark === -1) return [decodeBytes(parameter), ''];
+      if (mark === -1) {
+        return [decodeBytes(parameter), ''];
+      }
       return [decodeBytes(parameter.slice(0, mark)), decodeBytes(parameter.slice(mark + 1))];
     })
     .toSorted(([one], [other]) => (one < other ? -1 : Number(one > other)));

@@ -46,8 +46,9 @@ export function readIdempotencyKey(
   const name = headerName.toLowerCase();
   const sent = request.headers[name];
   const value = Array.isArray(sent) && sent.length < 2 ? sent[0] : sent;
-  if (Array.isArray(value) || countLines(request.rawHeaders, name) > 1)
+  if (Array.isArray(value) || countLines(request.rawHeaders, name) > 1) {
     return malformed('it was sent in several header lines');
+  }
 
   return value === undefined ? { kind: 'missing' } : parseIdempotencyKey(value);
 }
@@ -63,15 +64,25 @@ export function readIdempotencyKey(
  * `"abc"` and `abc` are the same key.
  */
 export function parseIdempotencyKey(value: string): ParsedKey {
-  if (value === '') return malformed('it is empty');
-  if (value.length > MAX_RAW_LENGTH) return tooLong();
-  if (!STARTS_WITH_QUOTE.test(value)) return parseBareKey(value);
+  if (value === '') {
+    return malformed('it is empty');
+  }
+  if (value.length > MAX_RAW_LENGTH) {
+    return tooLong();
+  }
+  if (!STARTS_WITH_QUOTE.test(value)) {
+    return parseBareKey(value);
+  }
 
   const string = STRING_ITEM.exec(value)?.groups?.['string'];
-  if (string === undefined) return malformed('it starts with a quote, but is not a String as RFC 9651 defines it');
+  if (string === undefined) {
+    return malformed('it starts with a quote, but is not a String as RFC 9651 defines it');
+  }
 
   const key = string.slice(1, -1).replaceAll(/\\(["\\])/g, '$1');
-  if (key === '') return malformed('it is empty');
+  if (key === '') {
+    return malformed('it is empty');
+  }
   return key.length > MAX_KEY_LENGTH ? tooLong() : { kind: 'key', key, raw: value };
 }
 
@@ -82,13 +93,19 @@ export function parseIdempotencyKey(value: string): ParsedKey {
  * @param value may be anything, since a resolver may hand on what a client put into a JSON body
  */
 export function parseResolvedKey(value: unknown): ParsedKey {
-  if (value === undefined || value === null || value === '') return { kind: 'missing' };
-  if (typeof value !== 'string') return malformed('it is not a string');
+  if (value === undefined || value === null || value === '') {
+    return { kind: 'missing' };
+  }
+  if (typeof value !== 'string') {
+    return malformed('it is not a string');
+  }
   return parseBareKey(value);
 }
 
 function parseBareKey(value: string): ParsedKey {
-  if (value.length > MAX_KEY_LENGTH) return tooLong();
+  if (value.length > MAX_KEY_LENGTH) {
+    return tooLong();
+  }
   return BARE_KEY.test(value)
     ? { kind: 'key', key: value, raw: value }
     : malformed('it must consist of printable ASCII characters, without spaces at its ends');

@@ -59,12 +59,18 @@ export async function readMultipart(request: HttpRequest): Promise<MultipartBody
     }
     const texts: unknown[] = [];
     for (const value of values) {
-      if (value instanceof Uint8Array) digests.push(Promise.resolve({ field: name, ...digestContent(value) }));
-      else if (isAttachedFile(value)) digests.push(digestAttachedFile(value));
-      else texts.push(isAttached(value) ? value.value : value);
+      if (value instanceof Uint8Array) {
+        digests.push(Promise.resolve({ field: name, ...digestContent(value) }));
+      } else if (isAttachedFile(value)) {
+        digests.push(digestAttachedFile(value));
+      } else {
+        texts.push(isAttached(value) ? value.value : value);
+      }
     }
     // As multer does: one value stands by itself, several become an array.
-    if (texts.length > 0) fields[name] = texts.length === 1 ? texts[0] : texts;
+    if (texts.length > 0) {
+      fields[name] = texts.length === 1 ? texts[0] : texts;
+    }
   }
 
   const files = (await Promise.all(digests)).filter((file) => file !== undefined);
@@ -86,8 +92,12 @@ async function digestStoredFile(file: StoredFile): Promise<FileDigest> {
 }
 
 async function digestStored({ buffer, path, fieldname }: StoredFile): Promise<ContentDigest> {
-  if (buffer instanceof Uint8Array) return digestContent(buffer);
-  if (typeof path !== 'string') throw UnreadBodyError.fileNotReadable(fieldname);
+  if (buffer instanceof Uint8Array) {
+    return digestContent(buffer);
+  }
+  if (typeof path !== 'string') {
+    throw UnreadBodyError.fileNotReadable(fieldname);
+  }
   try {
     return await digestFile(path);
   } catch (error) {
@@ -98,9 +108,13 @@ async function digestStored({ buffer, path, fieldname }: StoredFile): Promise<Co
 async function digestAttachedFile(part: AttachedFile): Promise<FileDigest | undefined> {
   const content = await part.toBuffer();
   // An `onFile` hook that streamed the file elsewhere leaves nothing to read, and no error either.
-  if (content.length < (part.file.bytesRead ?? 0)) throw UnreadBodyError.fileNotReadable(part.fieldname);
+  if (content.length < (part.file.bytesRead ?? 0)) {
+    throw UnreadBodyError.fileNotReadable(part.fieldname);
+  }
   // An empty file input of an HTML form. multer leaves it out, so it must not count here.
-  if (!part.filename && content.length === 0) return undefined;
+  if (!part.filename && content.length === 0) {
+    return undefined;
+  }
   return {
     field: part.fieldname,
     name: asUtf8(part.filename ?? ''),
@@ -117,7 +131,9 @@ function asUtf8(name: string): string {
 
 /** A part leads back to itself through `fields`, which nothing that came out of a parser does. */
 function isAttached(value: unknown): value is AttachedPart {
-  if (!isObject(value)) return false;
+  if (!isObject(value)) {
+    return false;
+  }
   const { fieldname, fields } = value;
   // A part without a name is attached as `undefined`.
   return isObject(fields) && [fields[String(fieldname)]].flat().includes(value);

@@ -1,8 +1,6 @@
 import type { OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { ReplayHeaders } from '../protocol/options.js';
-
-/** A header line; `null` takes away one that the surroundings of the handler had set. */
-export type HeaderLine = [name: string, value: string | null];
+import type { HeaderLine } from '../protocol/response.js';
 
 /**
  * Never stored, each for a reason. What belongs to one message tells something false on another. What is a credential
@@ -68,30 +66,36 @@ export function changedHeaders(
   { keep = [], drop = [] }: ReplayHeaders = {},
   asSent: readonly HeaderLine[] = [],
 ): HeaderLine[] {
-  const kept = new Set(keep.map((name) => name.toLowerCase()));
-  const dropped = new Set(drop.map((name) => name.toLowerCase()));
-  const isStored = (name: string): boolean => !dropped.has(name) && (kept.has(name) || !isNeverStored(name));
+  const kept = lowerCased(keep);
+  const isStored = storedBy(kept, lowerCased(drop));
 
   const lines: HeaderLine[] = [];
   const present = new Set<string>();
   for (const name of rawHeaderNames(response)) {
     const key = name.toLowerCase();
-    const values = linesOf(response.getHeader(name));
     present.add(key);
-    const sent = asSent.filter((line) => line[0] === name).map(([, value]) => value!);
-    const bytes = sent.length > 0 ? sent : values;
+    const bytes = bytesSent(name, asSent) ?? linesOf(response.getHeader(name));
     // One that goes out as other bytes than it has was not meant for a replay, which is sent in another way.
-    const isOwn = kept.has(key) || DESCRIBES_BODY.has(key) || !sameLines(baseline.get(key), bytes);
-    if (isStored(key) && isOwn) {
+    const isOwn = (): boolean => kept.has(key) || DESCRIBES_BODY.has(key) || !sameLines(baseline.get(key), bytes);
+    if (isStored(key) && isOwn()) {
       lines.push(...bytes.map((value): HeaderLine => [name, value]));
     }
   }
-  for (const name of baseline.keys()) {
-    if (!present.has(name) && isStored(name)) {
-      lines.push([name, null]);
-    }
-  }
-  return lines;
+  const takenAway = [...baseline.keys()].filter((name) => !present.has(name) && isStored(name));
+  return [...lines, ...takenAway.map((name): HeaderLine => [name, null])];
+}
+
+function lowerCased(names: readonly string[]): ReadonlySet<string> {
+  return new Set(names.map((name) => name.toLowerCase()));
+}
+
+function storedBy(kept: ReadonlySet<string>, dropped: ReadonlySet<string>): (name: string) => boolean {
+  return (name) => !dropped.has(name) && (kept.has(name) || !isNeverStored(name));
+}
+
+function bytesSent(name: string, asSent: readonly HeaderLine[]): string[] | undefined {
+  const sent = asSent.filter((line) => line[0] === name).map(([, value]) => value!);
+  return sent.length > 0 ? sent : undefined;
 }
 
 /** Those that are not as in the baseline. */

@@ -24,13 +24,23 @@ export async function readRequestBody(request: HttpRequest, type: string): Promi
   const { body } = request;
   const raw = rawRequest(request);
   const isAbsent = isWithoutBody(body, raw, type);
-  if (isAbsent === undefined && (await isBodyArriving(raw))) throw UnreadBodyError.notParsed(type);
-  if (isAbsent !== false) return { kind: 'none' };
+  if (isAbsent === undefined && (await isBodyArriving(raw))) {
+    throw UnreadBodyError.notParsed(type);
+  }
+  if (isAbsent !== false) {
+    return { kind: 'none' };
+  }
 
-  if (body instanceof Uint8Array) return { kind: 'bytes', bytes: body };
+  if (body instanceof Uint8Array) {
+    return { kind: 'bytes', bytes: body };
+  }
   // A JSON text that is a single string arrives as a string, too; as JSON its lone surrogates stay apart.
-  if (typeof body === 'string' && !JSON_TYPE.test(type)) return { kind: 'bytes', bytes: body };
-  if (type.startsWith('multipart/')) return readMultipart(request);
+  if (typeof body === 'string' && !JSON_TYPE.test(type)) {
+    return { kind: 'bytes', bytes: body };
+  }
+  if (type.startsWith('multipart/')) {
+    return readMultipart(request);
+  }
   return { kind: 'json', value: body };
 }
 
@@ -39,24 +49,36 @@ export async function readRequestBody(request: HttpRequest, type: string): Promi
  * where only the stream itself can tell.
  */
 function isWithoutBody(body: unknown, raw: RawRequest, type: string): boolean | undefined {
-  if (isStream(body)) throw UnreadBodyError.notParsed(type);
+  if (isStream(body)) {
+    throw UnreadBodyError.notParsed(type);
+  }
   const length = announcedLength(raw);
-  if (length === 0) return body === undefined || body === null;
+  if (length === 0) {
+    return body === undefined || body === null;
+  }
 
   // Some parsers, Express 4's among them, leave `{}` or `null` for a body that they did not read.
   if (isBlank(body) && !raw.readableDidRead) {
-    if (length !== undefined) throw UnreadBodyError.notParsed(type);
+    if (length !== undefined) {
+      throw UnreadBodyError.notParsed(type);
+    }
     return undefined;
   }
-  if (body === undefined) throw UnreadBodyError.notKept(type);
+  if (body === undefined) {
+    throw UnreadBodyError.notKept(type);
+  }
   return false;
 }
 
 /** RFC 9112, section 6.3, and RFC 9113, section 8.1.1; `undefined` when only the end of the body will tell. */
 function announcedLength(raw: RawRequest): number | undefined {
   const { 'content-length': length, 'transfer-encoding': coding } = raw.headers;
-  if (coding !== undefined) return undefined;
-  if (length !== undefined) return Number(length);
+  if (coding !== undefined) {
+    return undefined;
+  }
+  if (length !== undefined) {
+    return Number(length);
+  }
   return raw.httpVersionMajor >= 2 && 'stream' in raw && !raw.stream.endAfterHeaders ? undefined : 0;
 }
 
@@ -66,9 +88,13 @@ function announcedLength(raw: RawRequest): number | undefined {
  */
 async function isBodyArriving(raw: RawRequest): Promise<boolean> {
   // A parser has read to the end already, and there was nothing to read.
-  if (raw.readableEnded) return false;
+  if (raw.readableEnded) {
+    return false;
+  }
   // The client is gone, and no event would say so again.
-  if (raw.destroyed) return true;
+  if (raw.destroyed) {
+    return true;
+  }
 
   const over = new AbortController();
   const next = ['readable', 'end', 'close'].map((event) => once(raw, event, { signal: over.signal }).then(() => event));

@@ -60,7 +60,9 @@ export class Migrator {
   async revert(): Promise<string | undefined> {
     return this.exclusively(async (runner) => {
       const newest = (await this.history.names(runner)).at(-1);
-      if (newest === undefined) return undefined;
+      if (newest === undefined) {
+        return undefined;
+      }
 
       const migration = this.migrations.find(({ name }) => name === newest);
       if (migration === undefined) {
@@ -83,7 +85,9 @@ export class Migrator {
   async sql(): Promise<string[]> {
     return this.onPrimary(async (runner) => {
       const pending = await this.pending(runner);
-      if (pending.length === 0) return [];
+      if (pending.length === 0) {
+        return [];
+      }
 
       const recorder = new StatementRecorder(runner);
       await this.apply(pending, recorder);

@@ -14,7 +14,9 @@ export class MigrationHistory {
 
   /** The names of the applied migrations, oldest first. */
   async names(runner: MigrationRunner): Promise<string[]> {
-    if (!(await this.exists(runner))) return [];
+    if (!(await this.exists(runner))) {
+      return [];
+    }
     const rows = (await runner.query(`select name from ${this.table} order by id`)) as { name: string }[];
     return rows.map((row) => row.name);
   }

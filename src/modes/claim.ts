@@ -1,7 +1,8 @@
 import type { EntityManager } from 'typeorm';
 import type { AfterCommitCallback } from '../util/after-commit.js';
 import type { StepTools } from '../protocol/step-call.js';
-import type { ClaimedRequest, RecordableResponse } from '../postgres/statements/key-store.js';
+import type { ClaimedRequest } from '../protocol/request.js';
+import type { RecordableResponse } from '../protocol/response.js';
 
 /**
  * How a record ended: committed; lost to another request that has, or is about to give, the answer of this key; or sent

@@ -1,4 +1,5 @@
-import type { Outcome, ReplayableResponse } from './claim.service.js';
+import type { Outcome } from '../modes/outcome.js';
+import type { ReplayableResponse } from '../protocol/response.js';
 import { headerOf } from '../http/recorded-response.js';
 import {
   type IdempotencyException,

@@ -1,13 +1,10 @@
 import { HttpException, Logger, StreamableFile } from '@nestjs/common';
 import { lastValueFrom, map, type Observable, type Subscriber, toArray } from 'rxjs';
 import type { Claim } from '../modes/claim.js';
-import type {
-  ClaimService,
-  IdempotentRequest,
-  Outcome,
-  ReplayableResponse,
-  RequestWithoutKey,
-} from './claim.service.js';
+import type { Outcome } from '../modes/outcome.js';
+import type { IdempotentRequest, RequestWithoutKey } from '../protocol/request.js';
+import type { ReplayableResponse } from '../protocol/response.js';
+import type { Claims } from './claims.js';
 import { errorWithoutValues } from '../util/error-without-values.js';
 import { failpoint } from '../util/failpoint.js';
 import type { ExchangeRun, HttpExchange } from '../http/response/http-exchange.js';
@@ -32,7 +29,7 @@ import { after, type Event, isEnd, type State } from './request-states.js';
 import { type HandlerEnd, verdictOn } from './verdict.js';
 
 interface Surroundings {
-  readonly claims: ClaimService;
+  readonly claims: Claims;
   readonly keys: StoredKeys;
   readonly options: RouteOptions;
   readonly problemBaseUrl: string;
@@ -408,8 +405,8 @@ export class RequestRun implements ExchangeRun {
     this.on('commit unknown');
     const outcome =
       result === 'unanswered'
-        ? await claims.outcomeOf(this.claim, this.request)
-        : await claims.outcomeOfOther(this.request);
+        ? await claims.outcomeOfLostCommit(this.claim, this.request)
+        : await claims.outcomeOfWinner(this.request);
     if (outcome === 'recorded') {
       await this.answerRecorded();
     } else if (outcome.kind === 'completed') {

@@ -34,7 +34,8 @@ interface Change {
   to: string;
 }
 
-const CLAIM_SERVICE = 'src/requests/claim.service.ts';
+const RUNNING_REQUESTS = 'src/requests/running-requests.ts';
+const OUTCOME = 'src/modes/outcome.ts';
 const REQUEST_RUN = 'src/requests/request-run.ts';
 const VERDICT = 'src/requests/verdict.ts';
 const KEY_STORE = 'src/postgres/statements/key-store.ts';
@@ -58,7 +59,7 @@ const LOCK_NOT_REAL: readonly Change[] = [
     to: 'text: `select $1::int8 is not null,',
   },
   // In one process the map of running keys would hide it.
-  { file: CLAIM_SERVICE, from: 'this.running.set(name, running);', to: '' },
+  { file: RUNNING_REQUESTS, from: 'this.running.set(name, running);', to: '' },
 ];
 
 const ROLLBACK_TIMER = "setTimeout(() => connection.destroy(new Error('the rollback was not answered')), limitMs)";
@@ -134,7 +135,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'fingerprint ignored',
     expected: ['changed payload accepted'],
-    changes: [{ file: CLAIM_SERVICE, from: '!fingerprint.equals(request.fingerprint)', to: 'false' }],
+    changes: [{ file: OUTCOME, from: '!fingerprint.equals(request.fingerprint)', to: 'false' }],
   },
   {
     name: "expiry by the application's clock",
@@ -218,7 +219,7 @@ export const MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: REQUEST_RUN,
-        from: '? await claims.outcomeOf(this.claim, this.request)',
+        from: '? await claims.outcomeOfLostCommit(this.claim, this.request)',
         to: "? ('recorded' as const)",
       },
     ],

@@ -1,6 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { IdempotencyStoreUnavailableException } from '../../src/index.js';
-import { LeaseHold, now } from '../../src/modes/lease/lease-hold.js';
+import { LeaseHold } from '../../src/modes/lease/lease-hold.js';
+import { now } from '../../src/modes/lease/moment.js';
 import type { LeaseLine } from '../../src/modes/lease/lease-line.js';
 import type { LeaseStore } from '../../src/postgres/statements/lease-store.js';
 import { waitFor } from '../support/wait-for.js';

@@ -1,5 +1,6 @@
 import { type OutgoingHttpHeader, ServerResponse } from 'node:http';
-import { type HeaderLine, rawHeaderNames } from '../recorded-response.js';
+import type { HeaderLine } from '../../protocol/response.js';
+import { rawHeaderNames } from '../recorded-response.js';
 
 /** How a head was given to Node, which decides in what bytes it goes out where it is not all ASCII. */
 export interface HeadWriting {

@@ -1,5 +1,6 @@
 import type { ExecutionContext } from '@nestjs/common';
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import type { HeaderLine } from '../../protocol/response.js';
 import type { IdempotencyException } from '../../protocol/exceptions.js';
 import type { ReplayHeaders } from '../../protocol/options.js';
 import { type Acceptable, acceptableTo } from '../content-coding.js';
@@ -9,7 +10,6 @@ import {
   changedHeaders,
   changedNames,
   type HeaderBaseline,
-  type HeaderLine,
   resetHeaders,
 } from '../recorded-response.js';
 import { sendInParts } from './decoded-body.js';

@@ -94,20 +94,27 @@ export class ResponseHold implements Keeper {
       if (response.write(body)) {
         response.emit('drain'); // its writer was told to wait
       }
-    } else if (response.hasHeader('Trailer') || (kept.head.by !== 'end' && hasTrailers(response))) {
-      response.write(body); // trailers go behind chunks only (RFC 9112, section 7.1.2)
-      response.end(() => this.tellEnded());
     } else {
-      // The whole body is at hand: Node adds its length.
-      if (response.hasHeader('Transfer-Encoding')) {
-        response.removeHeader('Transfer-Encoding'); // only then: Node takes it for a wish to have none at all
-      }
-      if (bytes !== undefined) {
-        sendHeadApart(response, body.length);
-      }
-      response.end(body, () => this.tellEnded());
+      this.sendWhole(body, bytes !== undefined);
     }
     this.tellClosed();
+  }
+
+  private sendWhole(body: Buffer, isHeadApart: boolean): void {
+    const { response, kept } = this;
+    if (response.hasHeader('Trailer') || (kept.head.by !== 'end' && hasTrailers(response))) {
+      response.write(body); // trailers go behind chunks only (RFC 9112, section 7.1.2)
+      response.end(() => this.tellEnded());
+      return;
+    }
+    // The whole body is at hand: Node adds its length.
+    if (response.hasHeader('Transfer-Encoding')) {
+      response.removeHeader('Transfer-Encoding'); // only then: Node takes it for a wish to have none at all
+    }
+    if (isHeadApart) {
+      sendHeadApart(response, body.length);
+    }
+    response.end(body, () => this.tellEnded());
   }
 
   /** @throws what Node would throw when it is let go, which may be after COMMIT */

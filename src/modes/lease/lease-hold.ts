@@ -8,30 +8,13 @@ import { FencedOffError, type Holder, type LeaseStore, type NewStep } from '../.
 import type { Attention } from '../../protocol/stored-key.js';
 import type { StepHold } from './step-hold.js';
 import type { LeaseLine } from './lease-line.js';
+import { elapsedMs, type Moment, now } from './moment.js';
 
 /** A renewal that fails has two more chances before the lease runs out. */
 const RENEWALS_A_LEASE = 3;
 
 /** The shortest time that an answer to a renewal is waited for, however short the lease. */
 const SHORTEST_ANSWER_MS = 500;
-
-/**
- * A moment by both of this process' clocks. The monotonic one stands still while the machine is suspended, and the other
- * is set at times: of the two, the one that says later is believed.
- */
-export interface Moment {
-  readonly monotonicMs: number;
-  readonly wallMs: number;
-}
-
-export function now(): Moment {
-  return { monotonicMs: performance.now(), wallMs: Date.now() };
-}
-
-function elapsedMs(since: Moment): number {
-  const { monotonicMs, wallMs } = now();
-  return Math.max(monotonicMs - since.monotonicMs, wallMs - since.wallMs);
-}
 
 /**
  * The lease of one attempt, renewed for as long as it is held: while the handler runs, and while a step runs, whatever has

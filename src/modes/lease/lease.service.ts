@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { ClaimEnd } from '../claim.js';
-import { cannotClaim, type IdempotentRequest, type Outcome, outcomeOf } from '../../requests/claim.service.js';
+import { cannotClaim, meaningOf, type Mode, type Outcome } from '../outcome.js';
+import type { IdempotentRequest } from '../../protocol/request.js';
 import type { Connections } from '../../postgres/connections.js';
 import { failpoint } from '../../util/failpoint.js';
 import { SHUTDOWN_PATIENCE_MS } from '../../protocol/constants.js';
@@ -12,12 +13,13 @@ import type { StatementRunner } from '../../postgres/statement-runner.js';
 import { within } from '../../util/timing.js';
 import { DurableSteps, type StepRules } from './durable-steps.js';
 import { KeylessHold } from './keyless-hold.js';
-import { LeaseHold, now } from './lease-hold.js';
+import { LeaseHold } from './lease-hold.js';
+import { now } from './moment.js';
 import { LeaseLine } from './lease-line.js';
 import { LeasedClaim } from './leased-claim.js';
 
 /** Claims by lease: the key is taken by a committed row, which holds nothing but itself. */
-export class LeaseService {
+export class LeaseService implements Mode {
   private readonly line: LeaseLine;
   /** Steps that run although their requests were given up. */
   private readonly leftRunning = new Set<Promise<void>>();
@@ -42,10 +44,6 @@ export class LeaseService {
     await this.line.close();
   }
 
-  /**
-   * @param started is told of a claim, and answers what is to be told of its end
-   * @throws IdempotencyStoreUnavailableException when the key cannot be claimed; the handler must not run then
-   */
   async claim(request: IdempotentRequest, started: () => ClaimEnd): Promise<Outcome> {
     const { options, ...identified } = request;
     const { leaseMs, ttlMs, onInterrupted } = options;
@@ -53,7 +51,7 @@ export class LeaseService {
     const claimedAt = now();
     const result = await this.send({ ...claimed, leaseMs, resumes: onInterrupted === 'resume' });
     if (result.kind !== 'claimed') {
-      return result.kind === 'in flight' ? result : outcomeOf(result, request);
+      return result.kind === 'in flight' ? result : meaningOf(result, request);
     }
     failpoint('lease: claimed');
     const { scope, key, claimId } = claimed;

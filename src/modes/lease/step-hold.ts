@@ -1,7 +1,7 @@
 import type { Connections } from '../../postgres/connections.js';
 import type { Holder, NewStep } from '../../postgres/statements/lease-store.js';
 import type { Attention } from '../../protocol/stored-key.js';
-import type { Moment } from './lease-hold.js';
+import type { Moment } from './moment.js';
 
 /** What steps need of the right by which their handler runs: a lease, or nothing for a request without a key. */
 export interface StepHold {

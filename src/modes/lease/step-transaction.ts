@@ -9,7 +9,7 @@ import { keepsConnection } from '../../postgres/ambient/outer-transactions.js';
 import { OwnedTransaction } from '../../postgres/owned-transaction.js';
 import { settingsAtBegin } from '../../postgres/session-settings.js';
 import { isDefiniteFailure, SQLSTATE, sqlStateOf } from '../../postgres/sqlstate.js';
-import { now } from './lease-hold.js';
+import { now } from './moment.js';
 import type { StepHold } from './step-hold.js';
 import { outcomeAsJson } from './step-outcome.js';
 

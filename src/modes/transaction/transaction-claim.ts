@@ -9,13 +9,12 @@ import {
   IdempotencyStoreUnavailableException,
   IdempotencyTransactionFailedException,
 } from '../../protocol/exceptions.js';
+import type { ClaimedRequest, NewRecord } from '../../protocol/request.js';
+import type { RecordableResponse } from '../../protocol/response.js';
 import type { AmbientTransaction } from '../../postgres/ambient/ambient-transaction.js';
 import {
-  type ClaimedRequest,
   KeyAlreadyRecordedError,
   type KeyStore,
-  type NewRecord,
-  type RecordableResponse,
   TransactionEndedByHandlerError,
 } from '../../postgres/statements/key-store.js';
 import { isRetryable, SQLSTATE, sqlStateOf } from '../../postgres/sqlstate.js';

@@ -8,13 +8,13 @@ import type { IsolationLevel } from '../../protocol/options.js';
 import { Aftermath } from '../../util/late-work.js';
 import { QUIET_MS } from '../../protocol/constants.js';
 import { within } from '../../util/timing.js';
-import type { AmbientTransactions } from './ambient-transactions.js';
+import { handleOfJoined } from './joined-runner.js';
 import { type DatabaseConnection, queryBy } from '../database-connection.js';
 import { lend, type LentClient } from './lent-client.js';
 import type { CommitAnswer, OwnedTransaction, TransactionState } from '../owned-transaction.js';
-import type { Send } from './transaction-query-runner.js';
-import { Scope } from './transaction-scope.js';
-import { shown } from './waiting-statement.js';
+import type { Lead } from './session.js';
+import { Scope, type ScopedTransaction, type ScopeFlows } from './transaction-scope.js';
+import { type Send, shown } from './waiting-statement.js';
 
 const CLIENT_TAKEN_BACK =
   'This pg client was that of an idempotent request which is over: its connection serves others now. Ask the pool or the DataSource for one of your own.';
@@ -23,7 +23,7 @@ const CLIENT_TAKEN_BACK =
 const SUBSCRIBER_PATIENCE_MS = 5_000;
 
 /** The transaction of one claimed request, or of one step, as what runs in it sees it. */
-export class AmbientTransaction {
+export class AmbientTransaction implements ScopedTransaction {
   /** @internal Of SQL, that somebody may still read from. */
   openCursors = 0;
   private isUndone = false;
@@ -46,7 +46,7 @@ export class AmbientTransaction {
   private readonly aftermath: Aftermath;
 
   constructor(
-    readonly transactions: AmbientTransactions,
+    readonly transactions: ScopeFlows,
     private readonly owned: OwnedTransaction,
     readonly isolation: IsolationLevel,
     /** For the log: "POST /orders". */
@@ -285,6 +285,13 @@ export class AmbientTransaction {
   async untilLeft(left: Promise<void>): Promise<void> {
     await Promise.race([left, this.left.promise]);
     await this.latest.catch(() => undefined);
+  }
+
+  /** @internal */
+  createLead(scope: Scope): Lead {
+    const lead = handleOfJoined(scope.createRunner());
+    lead.owner = 'transaction';
+    return lead;
   }
 
   /** @internal For a savepoint or a cursor. */

@@ -2,7 +2,6 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Pool, PoolClient } from 'pg';
 import type { DataSource, EntityManager } from 'typeorm';
 import type { IsolationLevel } from '../../protocol/options.js';
-import type { AmbientTransaction } from './ambient-transaction.js';
 import { DatabaseConnection, type PostgresQueryRunner } from '../database-connection.js';
 import { deferCaching } from './deferred-cache.js';
 import { type FlowState, runnerReplacements, scopeOfRunner } from './joined-runner.js';
@@ -11,7 +10,7 @@ import { onNobodysBehalf } from '../../util/request-storage.js';
 import { bindLazyRelations } from './lazy-relations.js';
 import { managerReplacements } from './nested-transaction.js';
 import { baseClassOf, replaceOnce } from './replacing.js';
-import type { Scope } from './transaction-scope.js';
+import type { Scope, ScopedTransaction, ScopeFlows } from './transaction-scope.js';
 
 /** Where the code of an asynchronous flow is, for sure or by presumption. */
 interface Inside {
@@ -21,7 +20,7 @@ interface Inside {
 
 /** It has stepped outside on purpose: of a transaction, or of none. */
 interface Outside {
-  readonly outsideOf: AmbientTransaction | undefined;
+  readonly outsideOf: ScopedTransaction | undefined;
 }
 
 type Place = Inside | Outside;
@@ -89,7 +88,7 @@ function keepProcessAlive(client: PoolClient): void {
  * and managers, for all DataSources together, and asks whose driver it is; the DataSource itself, which applications
  * copy and wrap, stays as it is.
  */
-export class AmbientTransactions implements FlowState {
+export class AmbientTransactions implements FlowState, ScopeFlows {
   private readonly shared: Shared;
   private readonly restore: (() => void)[];
   private restorePools: (() => void)[] = [];
@@ -242,7 +241,7 @@ export class AmbientTransactions implements FlowState {
   }
 
   /** The transaction on whose behalf the running code works, whatever became of it. */
-  transaction(): AmbientTransaction | undefined {
+  transaction(): ScopedTransaction | undefined {
     const place = this.current.getStore();
     return isInside(place) ? place.scope.transaction : undefined;
   }
@@ -264,7 +263,7 @@ export class AmbientTransactions implements FlowState {
     return this.steppedOutOf?.isOver === false;
   }
 
-  private get steppedOutOf(): AmbientTransaction | undefined {
+  private get steppedOutOf(): ScopedTransaction | undefined {
     const place = this.current.getStore();
     return place === undefined || isInside(place) ? undefined : place.outsideOf;
   }

@@ -1,6 +1,5 @@
 import type { DataSource, QueryRunner } from 'typeorm';
-import type { AmbientTransaction } from './ambient-transaction.js';
-import type { Scope } from './transaction-scope.js';
+import type { Scope, ScopedTransaction } from './transaction-scope.js';
 
 type QueryResultCache = NonNullable<DataSource['queryResultCache']>;
 type CachedResult = Parameters<QueryResultCache['storeInCache']>[0];
@@ -13,7 +12,7 @@ interface Change {
 }
 
 const deferring = new WeakSet<QueryResultCache>();
-const changesOf = new WeakMap<AmbientTransaction, Change[]>();
+const changesOf = new WeakMap<ScopedTransaction, Change[]>();
 
 /** What a cached query is known by: its own identifier, or its text with the parameters. */
 function isSame(one: CachedResult, other: CachedResult): boolean {

@@ -4,13 +4,12 @@ import { IdempotencyStoreUnavailableException } from '../../protocol/exceptions.
 import type { IsolationLevel } from '../../protocol/options.js';
 import { type Aftermath, callSite } from '../../util/late-work.js';
 import { within } from '../../util/timing.js';
-import type { AmbientTransaction } from './ambient-transaction.js';
 import type { PostgresQueryRunner } from '../database-connection.js';
 import { noteOwnTransaction, noteStatement } from './outer-transactions.js';
 import { transactionControlIn } from './sql-statements.js';
-import { RunnerHandle, type Send, type StreamArguments } from './transaction-query-runner.js';
-import type { Scope } from './transaction-scope.js';
-import { shown } from './waiting-statement.js';
+import { RunnerHandle, type StreamArguments } from './transaction-query-runner.js';
+import type { Scope, ScopedTransaction } from './transaction-scope.js';
+import { type Send, shown } from './waiting-statement.js';
 
 const HANDLE = Symbol('handle');
 const HANDLES = Symbol('handles');
@@ -23,7 +22,7 @@ interface JoinableRunner extends PostgresQueryRunner {
   /** Made in a transaction, it belongs to that one. */
   [HANDLE]?: RunnerHandle;
   /** Made before, it belongs to that of the flow which uses it: a service may share it between requests. */
-  [HANDLES]?: WeakMap<AmbientTransaction, RunnerHandle>;
+  [HANDLES]?: WeakMap<ScopedTransaction, RunnerHandle>;
 }
 
 /** What is known of the running flow, by the driver that it uses. */
@@ -33,7 +32,7 @@ export interface FlowState {
   /** @throws where the transaction of the flow was rolled back */
   scope(): Scope | undefined;
   /** The flow's, whatever became of it. */
-  transaction(): AmbientTransaction | undefined;
+  transaction(): ScopedTransaction | undefined;
   /** Where it works on behalf of a request that is over. */
   lateWork(): Aftermath | undefined;
   /** It has stepped outside of any transaction on purpose. */
@@ -286,7 +285,7 @@ function handleInFlow(runner: JoinableRunner, flow: FlowState | undefined): Runn
 
 /** Has a runner that was made before the transaction tell of itself what is true in the flow that asks. */
 function joinByFlow(runner: JoinableRunner, flow: FlowState): void {
-  const handles = new WeakMap<AmbientTransaction, RunnerHandle>();
+  const handles = new WeakMap<ScopedTransaction, RunnerHandle>();
   const ordinary = { manager: runner.manager, isTransactionActive: runner.isTransactionActive };
   const handle = (): RunnerHandle | undefined => {
     const transaction = flow.transaction();

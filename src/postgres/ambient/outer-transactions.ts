@@ -1,6 +1,6 @@
 import type { QueryRunner } from 'typeorm';
 import { requestStorage } from '../../util/request-storage.js';
-import type { AmbientTransaction } from './ambient-transaction.js';
+import type { ScopedTransaction } from './transaction-scope.js';
 import { transactionControlIn } from './sql-statements.js';
 
 /** What may begin or end a transaction: others need not be read. */
@@ -10,13 +10,13 @@ const CONTROL = /^\s*(?:begin|start|commit|end|rollback|abort)\b/i;
 const begunByFlow = requestStorage<QueryRunner>();
 
 /** On whose behalf a runner has begun the application's own transaction: what an interceptor begins is on nobody's. */
-const begunFor = new WeakMap<object, AmbientTransaction | undefined>();
+const begunFor = new WeakMap<object, ScopedTransaction | undefined>();
 
 /** Runners that have begun one by a statement, of which TypeORM knows nothing. */
 const begunBySql = new WeakSet<object>();
 
 /** A runner that is in no transaction of the library sends a statement. */
-export function noteStatement(runner: QueryRunner, sql: string, transaction: AmbientTransaction | undefined): void {
+export function noteStatement(runner: QueryRunner, sql: string, transaction: ScopedTransaction | undefined): void {
   const control = CONTROL.test(sql) && !runner.isTransactionActive ? transactionControlIn(sql) : undefined;
   if (control === undefined) {
     refuseOuterTransaction(runner, sql, transaction);
@@ -29,7 +29,7 @@ export function noteStatement(runner: QueryRunner, sql: string, transaction: Amb
 }
 
 /** A runner that is in no transaction of the library begins one of its own. */
-export function noteOwnTransaction(runner: QueryRunner, transaction: AmbientTransaction | undefined): void {
+export function noteOwnTransaction(runner: QueryRunner, transaction: ScopedTransaction | undefined): void {
   begunFor.set(runner, transaction);
   if (transaction === undefined) {
     begunByFlow.enterWith(runner);
@@ -42,7 +42,7 @@ export function noteOwnTransaction(runner: QueryRunner, transaction: AmbientTran
  *
  * @throws Error that tells what to do
  */
-function refuseOuterTransaction(runner: QueryRunner, sql: string, transaction: AmbientTransaction | undefined): void {
+function refuseOuterTransaction(runner: QueryRunner, sql: string, transaction: ScopedTransaction | undefined): void {
   if (
     transaction?.state === 'open' &&
     isInOne(runner) &&

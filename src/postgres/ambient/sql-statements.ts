@@ -105,7 +105,7 @@ function preparesTransaction(tokens: SqlScanner): boolean {
 
 /** Goes to the semicolon that ends the statement. A rule's actions have their own, but none of them is of interest here. */
 function skipStatement(tokens: SqlScanner): void {
-  while (!tokens.is(';') && tokens.next());
+  while (!tokens.is(';') && tokens.next()) {}
 }
 
 /** The same for CREATE FUNCTION and CREATE PROCEDURE, whose body may be statements that are not quoted. */

@@ -3,8 +3,11 @@ import { IdempotencyTransactionFailedException } from '../../protocol/exceptions
 import type { IsolationLevel } from '../../protocol/options.js';
 import type { TransactionState } from '../owned-transaction.js';
 import { queryBy } from '../database-connection.js';
+import { streamIn } from './cursor-stream.js';
 import { transactionControlIn } from './sql-statements.js';
-import type { Scope, TransactionEvent } from './transaction-scope.js';
+import type { Broadcaster, Lead, Spoken, TransactionEvent } from './session.js';
+import type { Scope } from './transaction-scope.js';
+import type { Send } from './waiting-statement.js';
 
 /** Who holds it: code that asked for a runner of its own, or a manager of the transaction. */
 export type RunnerOwner = 'caller' | 'transaction';
@@ -17,11 +20,6 @@ export type StreamArguments = [
   onError?: (error: Error) => void,
 ];
 
-/** A runner's own way to send a statement: TypeORM's. */
-export type Send = (sql: string, parameters?: unknown[], structured?: boolean) => Promise<unknown>;
-
-type Broadcaster = QueryRunner['broadcaster'];
-
 const RUNNER_OF_MANAGER = Symbol('handle');
 
 const OWN_RUNNER: PropertyDescriptor & ThisType<{ readonly [RUNNER_OF_MANAGER]: RunnerHandle }> = {
@@ -33,7 +31,7 @@ const OWN_RUNNER: PropertyDescriptor & ThisType<{ readonly [RUNNER_OF_MANAGER]: 
 };
 
 /** What a QueryRunner of a transaction knows and does. */
-export class RunnerHandle {
+export class RunnerHandle implements Lead, Spoken {
   /** Nested transactions that were started by it and not ended, innermost last. It ends no others. */
   private readonly begun: Scope[] = [];
   private hasBegun = false;
@@ -48,8 +46,8 @@ export class RunnerHandle {
   private ownManager!: EntityManager;
   private readonly ownBroadcaster: Broadcaster;
   /** Which one it speaks for, where it leads; and which one speaks for it. */
-  private heard: { runner: RunnerHandle | undefined } | undefined;
-  private speaker: RunnerHandle | undefined;
+  private heard: { runner: Spoken | undefined } | undefined;
+  speaker: Lead | undefined;
   /** While a callback has its manager, the transaction around that is not its to end. */
   private lent: 0 | 1 = 0;
   private onRollback: 'undone' | 'refusing' = 'undone';
@@ -93,7 +91,7 @@ export class RunnerHandle {
     return this.scope().lead.speakFor(this);
   }
 
-  private speakFor(runner: RunnerHandle): Broadcaster {
+  speakFor(runner: Spoken): Broadcaster {
     if (runner !== this) {
       this.heard ??= this.passDataOn();
       this.heard.runner = runner;
@@ -102,10 +100,16 @@ export class RunnerHandle {
     return this.ownBroadcaster;
   }
 
+  fallSilent(runner: Spoken): void {
+    if (this.heard?.runner === runner) {
+      this.heard.runner = undefined;
+    }
+  }
+
   /** What `save(…, { data })` is given for subscribers is set on the runner that saves, and read from this one. */
-  private passDataOn(): { runner: RunnerHandle | undefined } {
+  private passDataOn(): { runner: Spoken | undefined } {
     const own = { data: this.runner.data };
-    const heard: { runner: RunnerHandle | undefined } = { runner: undefined };
+    const heard: { runner: Spoken | undefined } = { runner: undefined };
     Object.defineProperty(this.runner, 'data', {
       configurable: true,
       enumerable: true,
@@ -169,9 +173,7 @@ export class RunnerHandle {
     await this.late?.release();
     this.late = undefined;
     this.isConnected = false;
-    if (this.speaker?.heard?.runner === this) {
-      this.speaker.heard.runner = undefined;
-    }
+    this.speaker?.fallSilent(this);
   }
 
   async dispose(): Promise<void> {
@@ -199,7 +201,7 @@ export class RunnerHandle {
       return this.lateRunner().stream(sql, parameters, onEnd, onError);
     }
     refuseTransactionControl(sql);
-    const stream = await this.scope().stream(sql, parameters, send);
+    const stream = await streamIn(this.scope(), sql, parameters, send);
     if (onEnd !== undefined) {
       stream.on('end', onEnd);
     }
@@ -253,21 +255,13 @@ export class RunnerHandle {
 
   async end(how: 'commit' | 'roll back'): Promise<void> {
     if (this.late !== undefined) {
-      await (how === 'commit' ? this.late.commitTransaction() : this.late.rollbackTransaction());
-      if (!this.late.isTransactionActive && !this.isConnected) {
-        await this.release(); // who got this runner from a manager does not do it
-      }
+      await this.endLate(this.late, how);
       return;
     }
     const nested = this.begun.length > this.lent ? this.begun.at(-1) : undefined;
     if (nested === undefined) {
-      if (this.owner === 'caller' && !this.hasBegun) {
-        if (how === 'roll back' && this.hasSent) {
-          this.home.transaction.cannotCommitBecause = new UndoneByRunnerError();
-        }
-        return; // isTransactionActive told it that there was one to end
-      }
-      throw new TransactionNotStartedError();
+      this.endPresumed(how);
+      return;
     }
     if (how === 'commit') {
       await nested.announce('BeforeTransactionCommit');
@@ -276,6 +270,23 @@ export class RunnerHandle {
     this.begun.splice(this.begun.indexOf(nested), 1);
     if (how === 'roll back') {
       await this.rollBack(nested);
+    }
+  }
+
+  private async endLate(late: QueryRunner, how: 'commit' | 'roll back'): Promise<void> {
+    await (how === 'commit' ? late.commitTransaction() : late.rollbackTransaction());
+    if (!late.isTransactionActive && !this.isConnected) {
+      await this.release(); // who got this runner from a manager does not do it
+    }
+  }
+
+  /** Forgiven where `isTransactionActive` told it that there was one to end. */
+  private endPresumed(how: 'commit' | 'roll back'): void {
+    if (this.owner !== 'caller' || this.hasBegun) {
+      throw new TransactionNotStartedError();
+    }
+    if (how === 'roll back' && this.hasSent) {
+      this.home.transaction.cannotCommitBecause = new UndoneByRunnerError();
     }
   }
 

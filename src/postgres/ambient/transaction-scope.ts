@@ -1,32 +1,21 @@
-import { Readable } from 'node:stream';
-import type { QueryResult, QueryRunner } from 'typeorm';
+import type { QueryRunner } from 'typeorm';
 import { AfterCommit } from '../../util/after-commit.js';
 import { deferred } from '../../util/deferred.js';
 import { TransactionRolledBackError } from '../../protocol/exceptions.js';
 import type { IsolationLevel } from '../../protocol/options.js';
-import type { AmbientTransaction } from './ambient-transaction.js';
 import { Lane } from '../../util/lane.js';
-import { handleOfJoined } from './joined-runner.js';
-import { fitsCursor, isRead } from './sql-statements.js';
-import { SQLSTATE, sqlStateOf } from '../sqlstate.js';
-import type { RunnerHandle, Send } from './transaction-query-runner.js';
+import type { Flows, Lead, Session, TransactionEvent } from './session.js';
+import { assertIsolation, tellRemedy } from './remedies.js';
+import { isRead } from './sql-statements.js';
 import { type Execute, shown, type Statement, WaitingStatement } from './waiting-statement.js';
 
-/** What TypeORM's subscribers are told, as its broadcaster names it. */
-export type TransactionEvent = `${'Before' | 'After'}Transaction${'Start' | 'Commit' | 'Rollback'}`;
+/** The transaction that a scope is in. */
+export type ScopedTransaction = Session<Scope>;
 
-const ISOLATION_RANK: Record<IsolationLevel, number> = {
-  'READ UNCOMMITTED': 0,
-  'READ COMMITTED': 0, // PostgreSQL treats READ UNCOMMITTED as READ COMMITTED (manual, 13.2)
-  'REPEATABLE READ': 1,
-  SERIALIZABLE: 2,
-};
+export type ScopeFlows = Flows<Scope>;
 
 /** So long nothing happens in a nested transaction before it is presumed to await a statement that waits for its end. */
 const STALL_MS = 20;
-
-/** Rows that a stream fetches at a time: as many as pg-query-stream does. */
-const STREAM_BATCH = 100;
 
 /** Work of a nested transaction that was rolled back: it must not write into the transaction around it. */
 class NestedTransactionRolledBackError extends TransactionRolledBackError {
@@ -60,12 +49,12 @@ export class Scope {
   private readonly waiting = new Set<WaitingStatement>();
   private watch: NodeJS.Timeout | undefined;
   private lastStatement: string | undefined;
-  private leader: RunnerHandle | undefined;
+  private leader: Lead | undefined;
   /** Nested transactions that were kept: what becomes of this one becomes of them. */
   private readonly kept: Scope[] = [];
 
   constructor(
-    readonly transaction: AmbientTransaction,
+    readonly transaction: ScopedTransaction,
     private readonly parent?: Scope,
     /** Without one it is only a turn, in which several things come together. */
     private readonly hasSavepoint = parent !== undefined,
@@ -147,24 +136,9 @@ export class Scope {
           'If that one awaits the statement, both wait for ever: await it before the nested transaction begins, or run it with its manager.';
   }
 
-  /**
-   * Reads by a cursor in SQL. Unlike one of the protocol, which is what pg-query-stream uses, it leaves the connection
-   * to other statements between two reads: a loop over the rows may write.
-   */
-  async stream(sql: string, parameters: unknown[] | undefined, send: Send): Promise<Readable> {
-    if (!fitsCursor(sql)) {
-      const { records } = (await this.query([sql, parameters, true, send])) as QueryResult<unknown>;
-      return Readable.from(records);
-    }
-    const cursor = this.transaction.nextName();
-    await this.query([`declare ${cursor} no scroll cursor for ${sql}`, parameters]);
-    this.transaction.openCursors++;
-    return Readable.from(this.rowsOf(cursor)).once('close', () => this.transaction.openCursors--);
-  }
-
   /** Starts a nested scope; its statements wait until it has had its turn and its savepoint is set. */
   begin(isolation: IsolationLevel | undefined): Scope {
-    this.assertIsolation(isolation);
+    assertIsolation(isolation, this.transaction.isolation);
     const nested = new Scope(this.transaction, this);
     nested.entered = new Promise((resolve, reject) => {
       this.inTurn((turn) => turn.hold(nested, resolve)).catch((error: unknown) => {
@@ -260,12 +234,13 @@ export class Scope {
   }
 
   /** The runner that stands for this scope: its manager is that of the transaction. */
-  get lead(): RunnerHandle {
-    return (this.leader ??= this.parent !== undefined && !this.hasSavepoint ? this.parent.lead : this.createLead());
+  get lead(): Lead {
+    const isTurn = this.parent !== undefined && !this.hasSavepoint;
+    return (this.leader ??= isTurn ? this.parent.lead : this.transaction.createLead(this));
   }
 
   /** @internal The runner that has begun it. */
-  isLedBy(runner: RunnerHandle): void {
+  isLedBy(runner: Lead): void {
     this.leader = runner;
   }
 
@@ -273,12 +248,6 @@ export class Scope {
   createRunner(): QueryRunner {
     const { transactions } = this.transaction;
     return transactions.enter(this, () => transactions.dataSource.createQueryRunner());
-  }
-
-  private createLead(): RunnerHandle {
-    const lead = handleOfJoined(this.createRunner());
-    lead.owner = 'transaction';
-    return lead;
   }
 
   /** Runs `work` when it is this scope's turn, or, where it has ended by then, that of the scope around. */
@@ -361,20 +330,8 @@ export class Scope {
     this.left.resolve();
   }
 
-  private async *rowsOf(cursor: string): AsyncGenerator<unknown> {
-    try {
-      let rows: unknown[];
-      do {
-        rows = (await this.onCursor(`fetch ${STREAM_BATCH} from ${cursor}`)) as unknown[];
-        yield* rows;
-      } while (rows.length === STREAM_BATCH);
-    } finally {
-      await this.onCursor(`close ${cursor}`).catch(() => undefined);
-    }
-  }
-
-  /** A cursor ends with the scope it was opened in when that is rolled back, and with the transaction. */
-  private onCursor(sql: string): Promise<unknown> {
+  /** @internal A cursor ends with the scope it was opened in when that is rolled back, and with the transaction. */
+  onCursor(sql: string): Promise<unknown> {
     return this.inTurn(() => {
       if (this.wasUndone()) {
         throw new NestedTransactionRolledBackError();
@@ -390,29 +347,4 @@ export class Scope {
   wasUndone(): boolean {
     return this.state === 'undone' || this.state === 'refusing' || (this.parent?.wasUndone() ?? false);
   }
-
-  private assertIsolation(wanted: IsolationLevel | undefined): void {
-    const { isolation } = this.transaction;
-    if (wanted !== undefined && ISOLATION_RANK[wanted] > ISOLATION_RANK[isolation]) {
-      throw new Error(
-        `A transaction with isolation level ${wanted} cannot be opened inside the ${isolation} transaction of an idempotent request: ` +
-          `set @Idempotent({ isolation: '${wanted}' }) on the route.`,
-      );
-    }
-  }
-}
-
-/** VACUUM, CREATE INDEX CONCURRENTLY, a procedure that commits: what no transaction block takes, or no longer takes. */
-function tellRemedy(error: unknown): never {
-  const code = sqlStateOf(error);
-  const isRefused = code === SQLSTATE.activeSqlTransaction || code === SQLSTATE.invalidTransactionTermination;
-  if (isRefused && error instanceof Error) {
-    const { message } = error;
-    const told =
-      `${message}. This handler runs in the transaction of its idempotent request: run what cannot by ` +
-      'IdempotencyService.outsideTransaction(), and set the isolation level by @Idempotent({ isolation }).';
-    error.message = told;
-    error.stack = error.stack?.replace(message, () => told);
-  }
-  throw error;
 }

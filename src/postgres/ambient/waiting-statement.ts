@@ -1,7 +1,9 @@
 import { deferred } from '../../util/deferred.js';
 import { isRead } from './sql-statements.js';
 import { sqlStateOf, SQLSTATE } from '../sqlstate.js';
-import type { Send } from './transaction-query-runner.js';
+
+/** A runner's own way to send a statement: TypeORM's. */
+export type Send = (sql: string, parameters?: unknown[], structured?: boolean) => Promise<unknown>;
 
 /** With a QueryRunner's own way to send it; without one it is the library's. */
 export type Statement = [sql: string, parameters?: unknown[], structured?: boolean, send?: Send];

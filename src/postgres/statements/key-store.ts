@@ -1,5 +1,6 @@
 import type { PoolClient } from 'pg';
 import type { IsolationLevel } from '../../protocol/options.js';
+import type { NewRecord } from '../../protocol/request.js';
 import { lockNumber } from '../lock-number.js';
 import { type Queryable, rowsOf } from '../queryable.js';
 import { type BoundStatement, failedStatement, type Statement, type StatementResult } from '../statement-batch.js';
@@ -24,7 +25,6 @@ import {
   foundKeyOf,
   lookUpStatement,
   ROLLBACK,
-  type StoredHeader,
   UNFINISHED_STATE,
   UNLOCK,
 } from './shared-statements.js';
@@ -43,30 +43,6 @@ export interface ClaimRequest extends KeyIdentity {
 
 export type ClaimResult = { kind: 'claimed' } | { kind: 'in flight' } | FoundKey;
 export type PeekResult = { kind: 'free' } | { kind: 'in flight' } | FoundKey;
-
-/** Everything of a record that is known before the handler runs. */
-export interface ClaimedRequest extends KeyIdentity {
-  claimId: string;
-  fingerprint: Buffer;
-  fingerprintVersion: number;
-  method: string;
-  path: string;
-  ttlMs: number;
-}
-
-/** What is kept of a response. */
-export interface RecordableResponse {
-  status: number;
-  headers: StoredHeader[];
-  body: Buffer | null;
-  bodyBytes: number;
-}
-
-/** Not one object of all: to spread two together is slow in V8. */
-export interface NewRecord {
-  request: ClaimedRequest;
-  response: RecordableResponse;
-}
 
 export interface PurgedBatch {
   deleted: number;

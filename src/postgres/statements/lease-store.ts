@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { PoolClient } from 'pg';
 import type { IsolationLevel } from '../../protocol/options.js';
-import { type NewRecord, ReadOnlyServerError, TransactionEndedByHandlerError } from './key-store.js';
+import { ReadOnlyServerError, TransactionEndedByHandlerError } from './key-store.js';
+import type { NewRecord } from '../../protocol/request.js';
+import type { HeaderLine } from '../../protocol/response.js';
 import { lockNumber } from '../lock-number.js';
 import { type Queryable, rowsOf } from '../queryable.js';
 import {
@@ -13,7 +15,6 @@ import {
   foundKeyOf,
   lookUpStatement,
   ROLLBACK,
-  type StoredHeader,
   UNLOCK,
 } from './shared-statements.js';
 import type { SearchPathWatch } from '../search-path-watch.js';
@@ -301,7 +302,7 @@ export class LeaseStore {
   async resolve(
     db: Queryable,
     { scope, key, claimId }: Holder,
-    response: { status: number; headers: StoredHeader[]; body: Buffer },
+    response: { status: number; headers: HeaderLine[]; body: Buffer },
     ttlMs: number,
   ): Promise<boolean> {
     const rows = await rowsOf<{ count: number }>(

@@ -1,19 +1,6 @@
 import type { Statement } from '../statement-batch.js';
+import type { HeaderLine, StoredResponse } from '../../protocol/response.js';
 import type { Attention, UnfinishedState } from '../../protocol/stored-key.js';
-
-/** A header line as it is stored: `null` for one that was there before the handler ran and was taken away by it. */
-export type StoredHeader = [name: string, value: string | null];
-
-/** A recorded response. `body` is null where it was too large to keep. */
-export interface StoredResponse {
-  claimId: string;
-  fingerprint: Buffer;
-  fingerprintVersion: number;
-  status: number;
-  headers: StoredHeader[];
-  body: Buffer | null;
-  createdAt: Date;
-}
 
 /** A claim by lease that has not ended with a response. */
 export interface UnfinishedClaim {
@@ -98,7 +85,7 @@ export function foundKeyOf(row: (string | null)[]): FoundKey {
   const response = {
     ...claim,
     status: Number(status),
-    headers: JSON.parse(headers) as StoredHeader[],
+    headers: JSON.parse(headers) as HeaderLine[],
     body: body === null ? null : Buffer.from(body, 'hex'),
     createdAt: new Date(Number(createdAtMs)),
   };

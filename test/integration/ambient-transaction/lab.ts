@@ -119,7 +119,7 @@ export interface Request {
   abort(): void;
 }
 
-/** What ClaimService and Claim do, without the response around it. */
+/** What TransactionClaims and Claim do, without the response around it. */
 export async function claim(using: AmbientTransactions = transactions, isolation?: 'SERIALIZABLE'): Promise<Request> {
   const connection: DatabaseConnection = await using.connect();
   const identity = { scope: '', key: randomUUID() };

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from '@jest/globals';
 import { KeyStore } from '../../../src/postgres/statements/key-store.js';
-import type { StoredHeader } from '../../../src/postgres/statements/shared-statements.js';
+import type { HeaderLine } from '../../../src/protocol/response.js';
 import { waitFor } from '../../support/wait-for.js';
 import {
   backDate,
@@ -61,7 +61,7 @@ describe('a claim', () => {
   });
 
   it('finds what was recorded, byte for byte', async () => {
-    const headers: StoredHeader[] = [
+    const headers: HeaderLine[] = [
       ['Link', '</a>; rel="next"'],
       ['Link', '</b>; rel="prev"'],
       ['X-Gone', null],

@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
-import { type ClaimRequest, KeyStore, type NewRecord } from '../../../src/postgres/statements/key-store.js';
-import type { FoundKey, StoredResponse } from '../../../src/postgres/statements/shared-statements.js';
+import { type ClaimRequest, KeyStore } from '../../../src/postgres/statements/key-store.js';
+import type { FoundKey } from '../../../src/postgres/statements/shared-statements.js';
+import type { NewRecord } from '../../../src/protocol/request.js';
+import type { StoredResponse } from '../../../src/protocol/response.js';
 import { StatementRunner } from '../../../src/postgres/statement-runner.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 

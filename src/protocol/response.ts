@@ -1,0 +1,30 @@
+/** A header line; `null` for one that was there before the handler ran and was taken away by it. */
+export type HeaderLine = [name: string, value: string | null];
+
+/** What is kept of a response. */
+export interface RecordableResponse {
+  status: number;
+  headers: HeaderLine[];
+  /** `null` where it is too large to keep. */
+  body: Buffer | null;
+  bodyBytes: number;
+}
+
+/** A response that can be sent again. */
+export interface ReplayableResponse {
+  status: number;
+  headers: HeaderLine[];
+  body: Buffer;
+}
+
+/** A recorded response, with what tells whose it is. */
+export interface StoredResponse {
+  claimId: string;
+  fingerprint: Buffer;
+  fingerprintVersion: number;
+  status: number;
+  headers: HeaderLine[];
+  /** `null` where it was too large to keep. */
+  body: Buffer | null;
+  createdAt: Date;
+}

@@ -1,0 +1,100 @@
+import type { Claim } from '../modes/claim.js';
+import type { LeaseService } from '../modes/lease/lease.service.js';
+import type { Mode, Outcome } from '../modes/outcome.js';
+import { TransactionClaims } from '../modes/transaction/transaction-claims.js';
+import type { Connections } from '../postgres/connections.js';
+import type { KeyStore } from '../postgres/statements/key-store.js';
+import { IN_FLIGHT_POLL_MS } from '../protocol/constants.js';
+import type { IdempotencyMode, RouteOptions } from '../protocol/options.js';
+import type { IdempotentRequest } from '../protocol/request.js';
+import { delay, jittered, within } from '../util/timing.js';
+import { KeyLooks } from './key-looks.js';
+import { KeylessRequest } from './keyless-request.js';
+import { type Running, RunningRequests } from './running-requests.js';
+
+/** What becomes of a key that is asked for: claimed, replayed, refused, or waited for. Knows no HTTP. */
+export class Claims {
+  private readonly transactions: TransactionClaims;
+  private readonly modes: Record<IdempotencyMode, Mode>;
+  private readonly looks: KeyLooks;
+  private readonly running = new RunningRequests((name) => this.looks.saw(name, 'recorded'));
+
+  constructor(
+    store: KeyStore,
+    private readonly connections: Connections,
+    private readonly leases: LeaseService,
+  ) {
+    this.transactions = new TransactionClaims(store, connections);
+    this.modes = { transaction: this.transactions, lease: leases };
+    this.looks = new KeyLooks(store, this.transactions, connections);
+  }
+
+  /**
+   * Claims the key, or says why not. Under `inFlight: { waitMs }` it waits for a running request, without a
+   * connection in hand.
+   *
+   * @throws IdempotencyStoreUnavailableException when the key cannot be claimed; the handler must not run then
+   */
+  async claim(request: IdempotentRequest): Promise<Outcome> {
+    const name = nameOf(request);
+    const { inFlight } = request.options;
+    const deadline = performance.now() + (inFlight === 'reject' ? 0 : inFlight.waitMs);
+    for (let pauseMs: number = IN_FLIGHT_POLL_MS.first; ; pauseMs = Math.min(pauseMs * 2, IN_FLIGHT_POLL_MS.longest)) {
+      const running = this.running.get(name);
+      const known = this.looks.at(name, running, request);
+      const outcome = (known && (await known)) ?? (await this.attempt(name, request));
+      const leftMs = deadline - performance.now();
+      if (outcome.kind !== 'in flight' || leftMs <= 0) {
+        return outcome;
+      }
+      await endOf(running, leftMs, pauseMs);
+    }
+  }
+
+  /** See {@link TransactionClaims.outcomeOfLostCommit}. */
+  outcomeOfLostCommit(claim: Claim, request: IdempotentRequest): Promise<'recorded' | Outcome> {
+    return this.transactions.outcomeOfLostCommit(claim, request);
+  }
+
+  /** See {@link TransactionClaims.outcomeOfWinner}. */
+  outcomeOfWinner(request: IdempotentRequest): Promise<Outcome> {
+    return this.transactions.outcomeOfWinner(request);
+  }
+
+  /** @param route for the log: "POST /orders" */
+  withoutKey(options: RouteOptions, route: string): KeylessRequest {
+    const tools = options.mode === 'lease' ? this.leases.stepsWithoutKey(options, route) : undefined;
+    return new KeylessRequest(this.connections.transactions, tools);
+  }
+
+  /**
+   * Waits for the requests that are running, each of which ends by its time limit at the latest; and for steps that outlive
+   * them, for a bounded time.
+   */
+  async idle(): Promise<void> {
+    await this.running.idle();
+    await this.leases.idle();
+  }
+
+  private async attempt(name: string, request: IdempotentRequest): Promise<Outcome> {
+    const { mode } = request.options;
+    const outcome = await this.modes[mode].claim(request, () => this.running.start(name));
+    if (outcome.kind === 'completed') {
+      this.looks.saw(name, 'recorded');
+    } else if (outcome.kind === 'in flight' && mode === 'transaction') {
+      this.looks.saw(name, 'in flight');
+    }
+    return outcome;
+  }
+}
+
+/** A request of this process wakes its duplicates itself; for another's the table is looked at again. */
+async function endOf(running: Running | undefined, leftMs: number, pauseMs: number): Promise<void> {
+  await (running === undefined
+    ? delay(Math.min(leftMs, jittered(pauseMs)))
+    : within(Math.min(leftMs, jittered(IN_FLIGHT_POLL_MS.longest)), running.end));
+}
+
+function nameOf({ scope, key }: { scope: string; key: string }): string {
+  return JSON.stringify([scope, key]);
+}
