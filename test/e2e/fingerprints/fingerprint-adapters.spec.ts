@@ -1,113 +1,21 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readdir, rm } from 'node:fs/promises';
 import multipart from '@fastify/multipart';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { Controller, Delete, Post, Put, UseInterceptors } from '@nestjs/common';
-import { AnyFilesInterceptor, FileFieldsInterceptor, FileInterceptor } from '@nestjs/platform-express';
 import { FastifyAdapter } from '@nestjs/platform-fastify';
-import * as onFastify from '@nestjs/platform-fastify/multipart';
 import { Test } from '@nestjs/testing';
-import { of } from 'rxjs';
-import { fingerprintRequest } from '../../src/http/fingerprint.js';
 import type { FastifyMultipartAttachFieldsToBodyOptions } from '@fastify/multipart';
-import type { ExecutionContext, INestApplication, NestInterceptor, Type } from '@nestjs/common';
+import type { INestApplication, Type } from '@nestjs/common';
 import type { NestExpressApplication } from '@nestjs/platform-express';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
-import type { Observable } from 'rxjs';
 
-const uploadFolder = await mkdtemp(join(tmpdir(), 'fingerprint-'));
-
-/** Stands where `@Idempotent()` puts its interceptor, and answers with the fingerprint or the error. */
-class AnswerWithFingerprint implements NestInterceptor {
-  async intercept(context: ExecutionContext): Promise<Observable<string>> {
-    const fingerprint = fingerprintRequest(context.switchToHttp().getRequest());
-    return of(await fingerprint.then((bytes) => bytes.toString('hex'), String));
-  }
-}
-
-@Controller('v1/payments/:id')
-@UseInterceptors(AnswerWithFingerprint)
-class PaymentsController {
-  @Post()
-  pay(): void {}
-
-  @Put()
-  replace(): void {}
-
-  @Delete()
-  cancel(): void {}
-}
-
-/** Decorators apply from the bottom up: but for the last route, the upload is read first. */
-@Controller('uploads')
-class ExpressUploadsController {
-  @Post('memory')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(AnyFilesInterceptor())
-  memory(): void {}
-
-  @Post('disk')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(AnyFilesInterceptor({ dest: uploadFolder }))
-  disk(): void {}
-
-  @Post('by-field')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(FileFieldsInterceptor([{ name: 'scan' }, { name: 'invoice' }]))
-  byField(): void {}
-
-  @Post('single')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(FileInterceptor('scan'))
-  single(): void {}
-
-  @Post('wrong-order')
-  @UseInterceptors(FileInterceptor('scan'))
-  @UseInterceptors(AnswerWithFingerprint)
-  wrongOrder(): void {}
-}
-
-@Controller('uploads')
-class FastifyUploadsController {
-  @Post('memory')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(onFastify.AnyFilesInterceptor())
-  memory(): void {}
-
-  @Post('disk')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(onFastify.AnyFilesInterceptor({ dest: uploadFolder }))
-  disk(): void {}
-
-  @Post('by-field')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(onFastify.FileFieldsInterceptor([{ name: 'scan' }, { name: 'invoice' }]))
-  byField(): void {}
-
-  @Post('single')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(onFastify.FileInterceptor('scan'))
-  single(): void {}
-
-  @Post('wrong-order')
-  @UseInterceptors(onFastify.FileInterceptor('scan'))
-  @UseInterceptors(AnswerWithFingerprint)
-  wrongOrder(): void {}
-
-  @Post('streamed')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(onFastify.FileStreamInterceptor('scan'))
-  streamed(): void {}
-}
-
-/** The plugin by itself: it has read the upload before any interceptor runs, or leaves it to the handler. */
-@Controller('uploads')
-@UseInterceptors(AnswerWithFingerprint)
-class PluginUploadsController {
-  @Post(':kind')
-  upload(): void {}
-}
+import {
+  ExpressUploadsController,
+  FastifyUploadsController,
+  PaymentsController,
+  PluginUploadsController,
+  uploadFolder,
+} from './fingerprint.controllers.js';
+import { form, HEX, INVOICE, NOTE, type Part, SCAN, type Sent } from './requests.js';
 
 interface Apps {
   express: INestApplication;
@@ -154,50 +62,12 @@ async function startFastify(
   return app;
 }
 
-interface Sent {
-  method?: string;
-  path?: string;
-  type?: string;
-  body?: string | Buffer;
-}
-
 /** The fingerprint that the application answers with; or its error, or the framework's. */
 async function send(app: keyof Apps, { method = 'POST', path = '/v1/payments/7', type, body }: Sent): Promise<string> {
   const headers: Record<string, string> = type === undefined ? {} : { 'Content-Type': type };
   const response = await fetch((await apps[app].getUrl()) + path, { method, headers, body });
   return response.text();
 }
-
-const HEX = /^[0-9a-f]{64}$/;
-
-interface Part {
-  name: string;
-  content: string | Buffer;
-  filename?: string;
-  type?: string;
-}
-
-function form(parts: readonly Part[], boundary = 'boundary-1'): Sent {
-  const lines = parts.flatMap(({ name, content, filename, type }) => [
-    `--${boundary}\r\nContent-Disposition: form-data; name="${name}"`,
-    filename === undefined ? '' : `; filename="${filename}"`,
-    type === undefined ? '' : `\r\nContent-Type: ${type}`,
-    '\r\n\r\n',
-    content,
-    '\r\n',
-  ]);
-  const body = Buffer.concat([...lines, `--${boundary}--\r\n`].map((line) => Buffer.from(line)));
-  return { type: `multipart/form-data; boundary=${boundary}`, body };
-}
-
-const SCAN: Part = {
-  name: 'scan',
-  filename: 'scan.pdf',
-  type: 'application/pdf',
-  content: Buffer.from([0, 255, 13, 10]),
-};
-const INVOICE: Part = { name: 'invoice', filename: 'invoice.txt', type: 'text/plain', content: 'EUR 10' };
-const NOTE: Part = { name: 'note', content: 'für Jürgen' };
 
 describe('the same request to Express and to Fastify', () => {
   it.each<[string, Sent]>([

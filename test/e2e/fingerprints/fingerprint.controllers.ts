@@ -1,0 +1,103 @@
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Controller, Delete, Post, Put, UseInterceptors } from '@nestjs/common';
+import { AnyFilesInterceptor, FileFieldsInterceptor, FileInterceptor } from '@nestjs/platform-express';
+import * as onFastify from '@nestjs/platform-fastify/multipart';
+import { of } from 'rxjs';
+import { fingerprintRequest } from '../../../src/http/fingerprint.js';
+import type { ExecutionContext, NestInterceptor } from '@nestjs/common';
+import type { Observable } from 'rxjs';
+
+export const uploadFolder = await mkdtemp(join(tmpdir(), 'fingerprint-'));
+
+/** Stands where `@Idempotent()` puts its interceptor, and answers with the fingerprint or the error. */
+class AnswerWithFingerprint implements NestInterceptor {
+  async intercept(context: ExecutionContext): Promise<Observable<string>> {
+    const fingerprint = fingerprintRequest(context.switchToHttp().getRequest());
+    return of(await fingerprint.then((bytes) => bytes.toString('hex'), String));
+  }
+}
+
+@Controller('v1/payments/:id')
+@UseInterceptors(AnswerWithFingerprint)
+export class PaymentsController {
+  @Post()
+  pay(): void {}
+
+  @Put()
+  replace(): void {}
+
+  @Delete()
+  cancel(): void {}
+}
+
+/** Decorators apply from the bottom up: but for the last route, the upload is read first. */
+@Controller('uploads')
+export class ExpressUploadsController {
+  @Post('memory')
+  @UseInterceptors(AnswerWithFingerprint)
+  @UseInterceptors(AnyFilesInterceptor())
+  memory(): void {}
+
+  @Post('disk')
+  @UseInterceptors(AnswerWithFingerprint)
+  @UseInterceptors(AnyFilesInterceptor({ dest: uploadFolder }))
+  disk(): void {}
+
+  @Post('by-field')
+  @UseInterceptors(AnswerWithFingerprint)
+  @UseInterceptors(FileFieldsInterceptor([{ name: 'scan' }, { name: 'invoice' }]))
+  byField(): void {}
+
+  @Post('single')
+  @UseInterceptors(AnswerWithFingerprint)
+  @UseInterceptors(FileInterceptor('scan'))
+  single(): void {}
+
+  @Post('wrong-order')
+  @UseInterceptors(FileInterceptor('scan'))
+  @UseInterceptors(AnswerWithFingerprint)
+  wrongOrder(): void {}
+}
+
+@Controller('uploads')
+export class FastifyUploadsController {
+  @Post('memory')
+  @UseInterceptors(AnswerWithFingerprint)
+  @UseInterceptors(onFastify.AnyFilesInterceptor())
+  memory(): void {}
+
+  @Post('disk')
+  @UseInterceptors(AnswerWithFingerprint)
+  @UseInterceptors(onFastify.AnyFilesInterceptor({ dest: uploadFolder }))
+  disk(): void {}
+
+  @Post('by-field')
+  @UseInterceptors(AnswerWithFingerprint)
+  @UseInterceptors(onFastify.FileFieldsInterceptor([{ name: 'scan' }, { name: 'invoice' }]))
+  byField(): void {}
+
+  @Post('single')
+  @UseInterceptors(AnswerWithFingerprint)
+  @UseInterceptors(onFastify.FileInterceptor('scan'))
+  single(): void {}
+
+  @Post('wrong-order')
+  @UseInterceptors(onFastify.FileInterceptor('scan'))
+  @UseInterceptors(AnswerWithFingerprint)
+  wrongOrder(): void {}
+
+  @Post('streamed')
+  @UseInterceptors(AnswerWithFingerprint)
+  @UseInterceptors(onFastify.FileStreamInterceptor('scan'))
+  streamed(): void {}
+}
+
+/** The plugin by itself: it has read the upload before any interceptor runs, or leaves it to the handler. */
+@Controller('uploads')
+@UseInterceptors(AnswerWithFingerprint)
+export class PluginUploadsController {
+  @Post(':kind')
+  upload(): void {}
+}
