@@ -359,8 +359,8 @@ export class RequestRun implements ExchangeRun {
 
   private async decide(response: HeldResponse): Promise<void> {
     await this.undone;
-    failpoint('response: held');
     try {
+      failpoint('response: held');
       switch (verdictOn(this.handlerEnd, response.writer, response.status, this.around.options.storeErrors)) {
         case 'record the error':
           await this.claim.undoWrites();

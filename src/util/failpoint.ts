@@ -11,6 +11,7 @@ export const FAILPOINTS = [
   'record: sending',
   'record: sent',
   'record: committed',
+  'response: sending',
   'response: sent',
   'rollback: sending',
   'rollback: done',
@@ -30,9 +31,12 @@ export const LEASE_FAILPOINTS = [
 
 export type Failpoint = (typeof FAILPOINTS)[number] | (typeof LEASE_FAILPOINTS)[number];
 
-const HOOK = Symbol.for('nestjs-idempotency.failpoint');
+export const FAILPOINT_HOOK = Symbol.for('nestjs-idempotency.failpoint');
+
+/** Where a test puts its function. */
+export type WithFailpointHook = { [FAILPOINT_HOOK]?: (name: Failpoint) => void };
 
 /** Does nothing, unless a test has put a function at `globalThis[Symbol.for('nestjs-idempotency.failpoint')]`. */
 export function failpoint(name: Failpoint): void {
-  (globalThis as { [HOOK]?: (name: Failpoint) => void })[HOOK]?.(name);
+  (globalThis as WithFailpointHook)[FAILPOINT_HOOK]?.(name);
 }

@@ -5,7 +5,7 @@ import { createRequire } from 'node:module';
 import { HttpException } from '@nestjs/common';
 
 const require = createRequire(import.meta.url);
-for (const entry of ['nestjs-idempotency', 'nestjs-idempotency/migrations']) {
+for (const entry of ['nestjs-idempotency', 'nestjs-idempotency/migrations', 'nestjs-idempotency/testing']) {
   const [imported, required] = [await import(entry), require(entry)];
   assert.deepEqual(Object.keys(imported).sort(), Object.keys(required).sort());
   for (const name of Object.keys(required)) assert.equal(imported[name], required[name], name);
@@ -20,8 +20,10 @@ console.log('one instance');
 export const OLDER = `
 import { IdempotencyModule, Idempotent, IdempotencyInterceptor } from 'nestjs-idempotency';
 import { idempotencyMigrations, idempotencyMigrationsIn } from 'nestjs-idempotency/migrations';
+import { expectReplay, type Operation } from 'nestjs-idempotency/testing';
 import { DataSource } from 'typeorm';
 
+export const test = (operation: Operation) => expectReplay(operation);
 new DataSource({ type: 'postgres', migrations: [...idempotencyMigrations, ...idempotencyMigrationsIn('infra')] });
 export default [IdempotencyModule.forRoot(), Idempotent, IdempotencyInterceptor];
 `;
@@ -32,12 +34,13 @@ export function consumer({ values, types }) {
 import assert from 'node:assert/strict';
 import { Controller, Module, Post } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
-import { InjectRepository, TypeOrmModule } from '@nestjs/typeorm';
+import { getRepositoryToken, InjectRepository, TypeOrmModule } from '@nestjs/typeorm';
 import { Column, Entity, PrimaryGeneratedColumn, Repository } from 'typeorm';
 import * as library from 'nestjs-idempotency';
 import { ${values.join(', ')} } from 'nestjs-idempotency';
 import type { ${types.join(', ')} } from 'nestjs-idempotency';
 import * as migrations from 'nestjs-idempotency/migrations';
+import { expectOneOfStorm, expectReplay, expectReplayAfterLostResponse, expectRetryAfterFailedCommit } from 'nestjs-idempotency/testing';
 
 assert.deepEqual(Object.keys(library).sort(), ${JSON.stringify(values.toSorted())});
 assert.equal(migrations.idempotencyMigrations, idempotencyMigrations);
@@ -109,6 +112,13 @@ assert.equal(problem.status, 400);
 assert.match(problem.headers.get('Content-Type') ?? '', /^application\\/(?:problem\\+)?json; charset=utf-8$/);
 const stored: StoredKey | undefined = await app.get(IdempotencyService).find('abc');
 assert.equal(stored?.status, 201);
+const payments = app.get<Repository<Payment>>(getRepositoryToken(Payment));
+app.useLogger(false); // the requests that are interrupted are logged
+for (const expectation of [expectReplay, expectOneOfStorm, expectReplayAfterLostResponse, expectRetryAfterFailedCommit]) {
+  const url = await app.getUrl() + '/payments';
+  const headers = { 'Idempotency-Key': expectation.name, 'Connection': 'close' };
+  await expectation({ send: () => fetch(url, { method: 'POST', headers }), countEffects: () => payments.count() });
+}
 await app.close();
 console.log('replayed');
 `;

@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
+import { failpoint } from '../../util/failpoint.js';
 import { guardHeaders, type Keeper, type OrdinaryMethods, replaceMethods, restoreMethods } from './held-methods.js';
 import { applyHeaders } from '../recorded-response.js';
 import { assertHead, type HeadBytes, headBytes, type HeadWriting, sendHeadApart } from './head-bytes.js';
@@ -81,6 +82,7 @@ export class ResponseHold implements Keeper {
   letGo(): void {
     const { response, kept } = this;
     this.looseHold();
+    failpoint('response: sending');
     if (kept.broken) {
       response.destroy();
       return;
