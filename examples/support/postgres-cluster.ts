@@ -40,6 +40,8 @@ export function reachableDirectory(wanted: string, account: Account): string {
 
 export interface ClusterOptions {
   initdb: string;
+  /** Of the PostgreSQL that this is. */
+  major: number;
   account: Account;
   /** Whether the data of an earlier start is used again. */
   persistent: boolean;
@@ -58,16 +60,15 @@ const CLUSTER_PROPERTIES = [
   // The same on every machine, whatever locales are installed there.
   '--encoding=UTF8',
   '--locale=C',
-  '--locale-provider=builtin',
-  '--builtin-locale=C.UTF-8',
 ];
 
-const MAJOR_VERSION = '18';
+/** Knows the case of more letters than ASCII's. */
+const BUILTIN_LOCALE = { since: 17, properties: ['--locale-provider=builtin', '--builtin-locale=C.UTF-8'] };
 
 /** The server listens on loopback, where every local user can connect: hence a password, kept with the data. */
 const PASSWORD_FILE = 'launcher-password';
 
-function isCluster(dataDir: string, { account, persistent }: ClusterOptions): boolean {
+function isCluster(dataDir: string, { account, persistent, major }: ClusterOptions): boolean {
   const entries = list(dataDir);
   if (entries.length === 0) return false;
   if (!persistent) {
@@ -80,8 +81,8 @@ function isCluster(dataDir: string, { account, persistent }: ClusterOptions): bo
   const owner = statSync(dataDir).uid;
   if (owner !== (account.uid ?? ownUid())) throw belongsToAnother(dataDir, owner);
   const version = readFileSync(join(dataDir, 'PG_VERSION'), 'utf8').trim();
-  if (version !== MAJOR_VERSION) {
-    throw new Error(`${dataDir} was made by PostgreSQL ${version}, this is ${MAJOR_VERSION}. Remove the directory.`);
+  if (version !== String(major)) {
+    throw new Error(`${dataDir} was made by PostgreSQL ${version}, this is ${major}. Remove the directory.`);
   }
   return true;
 }
@@ -104,20 +105,22 @@ function belongsToAnother(dataDir: string, owner: number): Error {
  * initdb works in a directory of its own, whose result then gets its name in one step. So a data directory is complete
  * from its first moment, and of two launches at once one wins and both use its result.
  */
-async function createCluster(dataDir: string, { initdb, account, persistent }: ClusterOptions): Promise<void> {
+async function createCluster(dataDir: string, { initdb, major, account, persistent }: ClusterOptions): Promise<void> {
   const staging = mkdtempSync(`${dataDir}${STAGING_INFIX}${process.pid}-`);
   const passwordFile = join(staging, PASSWORD_FILE);
   const data = join(staging, 'data');
+  const locale = major >= BUILTIN_LOCALE.since ? BUILTIN_LOCALE.properties : [];
+  const sync = persistent ? [] : ['--no-sync'];
   try {
     writeFileSync(passwordFile, `${randomBytes(18).toString('base64url')}\n`, { mode: 0o600 });
     if (account.uid !== undefined && account.gid !== undefined) {
       for (const path of [staging, passwordFile]) chownSync(path, account.uid, account.gid);
     }
-    await run(
-      initdb,
-      ['--pgdata', data, '--pwfile', passwordFile, ...CLUSTER_PROPERTIES, ...(persistent ? [] : ['--no-sync'])],
-      { ...account, cwd: '/', env: ENVIRONMENT },
-    ).catch((error: unknown) => {
+    await run(initdb, ['--pgdata', data, '--pwfile', passwordFile, ...CLUSTER_PROPERTIES, ...locale, ...sync], {
+      ...account,
+      cwd: '/',
+      env: ENVIRONMENT,
+    }).catch((error: unknown) => {
       throw new Error(
         `PostgreSQL could not create ${dataDir}. If its programs may not run below the temporary directory, set TMPDIR ` +
           `to another one; or set DATABASE_URL to a PostgreSQL server of your own. What happened: ${String(error)}`,

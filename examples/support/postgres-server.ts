@@ -37,9 +37,9 @@ const START_TIMEOUT_MS = 60_000;
  */
 export async function startPostgres(options: PostgresServerOptions): Promise<PostgresServer> {
   const account = await serverAccount();
-  const { initdb, postgres } = installBinaries();
+  const { initdb, postgres, major } = installBinaries();
   const dataDir = reachableDirectory(options.dataDir, account);
-  const password = await ensureCluster(dataDir, { initdb, account, persistent: options.persistent });
+  const password = await ensureCluster(dataDir, { initdb, major, account, persistent: options.persistent });
   await freeDataDirectory(dataDir);
 
   const { server, port, pid } = await launch(postgres, dataDir, account, options);

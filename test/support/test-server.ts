@@ -11,6 +11,9 @@ import { compilePrograms } from './program.js';
 /** Every test connects on its own, and jest runs one worker a core. */
 const MAX_CONNECTIONS = 300;
 
+/** Of PostgreSQL. */
+const SINCE = { copyStrategy: 15, scramIterations: 16 };
+
 let ownServer: PostgresServer | undefined;
 let template: { serverUrl: string; name: string } | undefined;
 
@@ -53,9 +56,16 @@ async function startOwnServer(): Promise<PostgresServer> {
     // Nothing in there has to survive a crash of the machine, and the tests run a third faster for it.
     flags: ['-c', `max_connections=${MAX_CONNECTIONS}`, '-c', 'fsync=off', '-c', 'full_page_writes=off'],
   });
-  // Files are copied in a third of the time that it takes to write them to the log, page by page.
-  process.env['TEST_DATABASE_STRATEGY'] = 'strategy file_copy';
-  await onServer(ownServer.url, (client) => cheapenConnections(client, new URL(ownServer!.url).password));
+  await onServer(ownServer.url, async (client) => {
+    const version = await versionOf(client);
+    if (version >= SINCE.copyStrategy) {
+      // Files are copied in a third of the time that it takes to write them to the log, page by page.
+      process.env['TEST_DATABASE_STRATEGY'] = 'strategy file_copy';
+    }
+    if (version >= SINCE.scramIterations) {
+      await cheapenConnections(client, new URL(ownServer!.url).password);
+    }
+  });
   return ownServer;
 }
 
@@ -65,6 +75,11 @@ async function startOwnServer(): Promise<PostgresServer> {
  */
 async function cheapenConnections(client: Client, password: string): Promise<void> {
   await client.query(`set scram_iterations = 1; alter role current_user password ${client.escapeLiteral(password)}`);
+}
+
+async function versionOf(client: Client): Promise<number> {
+  const { rows } = await client.query<{ server_version: string }>('show server_version');
+  return Number.parseInt(rows[0]!.server_version);
 }
 
 async function onServer(serverUrl: string, work: (client: Client) => Promise<unknown>): Promise<void> {

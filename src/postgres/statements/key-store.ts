@@ -355,7 +355,7 @@ interface OperatorRow extends KeyIdentity {
   body_kept: boolean;
   state: UnfinishedState | null;
   created_at_ms: string;
-  expires_at_ms: string;
+  expires_at_ms: string | null;
   lease_expires_at_ms: string | null;
   attention: Attention | null;
   steps: string[];
@@ -363,14 +363,14 @@ interface OperatorRow extends KeyIdentity {
 
 function storedKeyOf(row: OperatorRow): StoredKey {
   const { scope, key, method, path, attempt, state, steps, attention } = row;
-  const expiresAtMs = Number(row.expires_at_ms);
+  const expires = row.expires_at_ms;
   const request = {
     scope,
     key,
     method,
     path,
     createdAt: new Date(Number(row.created_at_ms)),
-    expiresAt: Number.isFinite(expiresAtMs) ? new Date(expiresAtMs) : undefined,
+    expiresAt: expires === null ? undefined : new Date(Number(expires)),
     attempt: attempt ?? undefined,
   };
   if (state === null) {

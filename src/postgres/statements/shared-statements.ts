@@ -24,7 +24,7 @@ export const UNFINISHED_STATE = `case
 
 /** Not as a date: pg reads those only in the DateStyle ISO. */
 export function epochMs(column: string): string {
-  return `extract(epoch from ${column}) * 1000`;
+  return `extract(epoch from nullif(${column}, 'infinity'))::numeric * 1000`;
 }
 
 export const BEGIN = {

@@ -275,7 +275,7 @@ export function expressController(prefix: string, idempotent: typeof Idempotent)
     async writeWithLength(@Res() response: Response) {
       await this.effect();
       response.strictContentLength = true;
-      response.set('Content-Length', '4');
+      response.setHeader('Content-Length', 4); // Node.js 20.19 compares it as it was given
       response.flushHeaders();
       response.write('four');
       response.end();
