@@ -11,9 +11,9 @@ const MAX_CALL_SITES = 100;
 /** As many frames as lie between a statement and the code that asked for it, through TypeORM. */
 const FRAMES = 50;
 
-/** As stack traces name it; not by `import.meta`, which a bundle or CommonJS does not have. */
+/** The folder around this one, as stack traces name it; not by `import.meta`, which CommonJS does not have. */
 const OWN_FILES =
-  /\(?([^\s()]+[/\\])[^/\\]*:\d+:\d+\)?$/.exec((new Error().stack ?? '').split('\n')[1] ?? '')?.[1] ?? '';
+  /\(?([^\s()]+[/\\])[^/\\]+[/\\][^/\\]*:\d+:\d+\)?$/.exec((new Error().stack ?? '').split('\n')[1] ?? '')?.[1] ?? '';
 
 /** Of the process. */
 export const warned = new Set<string>();
