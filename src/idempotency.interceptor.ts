@@ -16,6 +16,7 @@ import {
 } from './protocol/exceptions.js';
 import type { RouteOptions } from './protocol/options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
+import { ObservedRun } from './requests/observed-run.js';
 import { RequestRun } from './requests/request-run.js';
 import { resolveScope } from './http/scope.js';
 
@@ -42,9 +43,18 @@ export class IdempotencyInterceptor implements NestInterceptor {
     if (context.getType() !== 'http') {
       throw new Error(`@Idempotent() works on HTTP handlers, not in a context of type "${context.getType()}".`);
     }
-    const { routes, claims, keys, problemBaseUrl } = this.assertModule(context);
+    const { routes, claims, keys, observer, problemBaseUrl } = this.assertModule(context);
     const options = routes.ofContext(context);
     const exchange = HttpExchange.of(context);
+    if (options.mode === 'observe') {
+      const around = { claims, keys, observer, options, route: routeOf(context) };
+      const observed = new ObservedRun(exchange, around, () => next.handle(), outer);
+      void observed.begin({
+        read: () => this.describe(context, exchange, options),
+        withoutKey: () => describeWithoutKey(context, options),
+      });
+      return () => observed.unsubscribed();
+    }
     failpoint('request: accepted');
     exchange.assertHoldable();
     exchange.withdrawProblem();
@@ -61,9 +71,8 @@ export class IdempotencyInterceptor implements NestInterceptor {
   /** @internal @throws Error where the handler would run unprotected */
   assertModule(context: ExecutionContext): IdempotencyRuntime {
     if (this.runtime === undefined) {
-      const where = `${context.getClass().name}.${context.getHandler().name}`;
       throw new Error(
-        `@Idempotent() of ${where}: IdempotencyModule is not there. Add IdempotencyModule.forRoot() to the imports of the root module.`,
+        `@Idempotent() of ${routeOf(context)}: IdempotencyModule is not there. Add IdempotencyModule.forRoot() to the imports of the root module.`,
       );
     }
     return this.runtime;
@@ -94,7 +103,7 @@ export class IdempotencyInterceptor implements NestInterceptor {
     if (parsed.kind === 'malformed') {
       throw new IdempotencyKeyMalformedException(parsed.reason);
     }
-    if (options.key === undefined) {
+    if (options.key === undefined && options.mode !== 'observe') {
       exchange.response.setHeader(options.header, parsed.raw);
     }
     if (options.keyPattern !== undefined && !matchesWhole(options.keyPattern, parsed.key)) {
@@ -102,6 +111,11 @@ export class IdempotencyInterceptor implements NestInterceptor {
     }
     return parsed.key;
   }
+}
+
+/** For messages: `PaymentsController.create`. */
+function routeOf(context: ExecutionContext): string {
+  return `${context.getClass().name}.${context.getHandler().name}`;
 }
 
 const wholePatterns = new WeakMap<RegExp, RegExp>();

@@ -4,6 +4,7 @@ import { ModuleRef, Reflector } from '@nestjs/core';
 import { getDataSourceToken } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
 import { Claims } from './requests/claims.js';
+import { Observer } from './requests/observer.js';
 import { Connections } from './postgres/connections.js';
 import { watchExceptions } from './http/response/exception-watch.js';
 import { MODULE_OPTIONS_TOKEN } from './idempotency.module-definition.js';
@@ -13,6 +14,7 @@ import { AmbientTransactions } from './postgres/ambient/ambient-transactions.js'
 import { dataSourceSchema } from './postgres/data-source-schema.js';
 import { assertProtocolClient } from './postgres/driver-check.js';
 import { KeyStore } from './postgres/statements/key-store.js';
+import { ObservedKeys } from './postgres/statements/observed-keys.js';
 import { assertUsable, findKeyTables, type KeyTables } from './postgres/statements/key-tables.js';
 import { LeaseService } from './modes/lease/lease.service.js';
 import { LeaseStore } from './postgres/statements/lease-store.js';
@@ -32,6 +34,7 @@ interface Parts {
   keys: StoredKeys;
   claims: Claims;
   leases: LeaseService;
+  observer: Observer;
 }
 
 /** What the module is made of, put together at boot. */
@@ -77,9 +80,13 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     const leases = new LeaseService(leaseStore, connections, runner);
     const claims = new Claims(store, connections, leases);
     const keys = new StoredKeys(store, connections);
-    this.parts = { dataSource, store, leaseStore, transactions, connections, keys, claims, leases };
+    const observer = new Observer(new ObservedKeys(schema), connections);
+    this.parts = { dataSource, store, leaseStore, transactions, connections, keys, claims, leases, observer };
     // Depending on the order of the imports, TypeORM's module is shut down before this one.
-    transactions.closeAfter(() => claims.idle());
+    transactions.closeAfter(async () => {
+      await claims.idle();
+      await observer.idle();
+    });
     const advice = adviceOnTransactional(dataSource);
     if (advice !== undefined) {
       IdempotencyRuntime.logger.warn(advice);
@@ -89,6 +96,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   /** A request whose client has gone may still run: what it writes must not leave its transaction. */
   async onApplicationShutdown(): Promise<void> {
     await this.parts?.claims.idle();
+    await this.parts?.observer.idle();
     await this.parts?.leases.close();
     this.parts?.transactions.uninstall();
   }
@@ -119,6 +127,10 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
 
   get claims(): Claims {
     return this.ready.claims;
+  }
+
+  get observer(): Observer {
+    return this.ready.observer;
   }
 
   private get ready(): Parts {

@@ -52,7 +52,7 @@ const oneOf = (...values: string[]): Check => ({
 });
 
 const ROUTE_CHECKS: Record<keyof IdempotentOptions, Check> = {
-  mode: oneOf('transaction', 'lease'),
+  mode: oneOf('transaction', 'lease', 'observe'),
   leaseMs: wholeNumber(100, 3_600_000, ' of milliseconds'),
   stepTimeoutMs: wholeNumber(1, 2_147_000_000, ' of milliseconds'),
   maxStepsBytes: wholeNumber(1, 100 * 1024 * 1024, ' of bytes'),

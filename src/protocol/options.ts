@@ -13,7 +13,10 @@ export type InFlightPolicy = 'reject' | { waitMs: number };
  * What makes a key and its operation one: a transaction that the handler runs in, or, for a handler with effects outside
  * of PostgreSQL, a lease and the handler's durable steps.
  */
-export type IdempotencyMode = 'transaction' | 'lease';
+export type IdempotencyMode = HoldingMode | 'observe';
+
+/** Those that hold a key while its handler runs. */
+export type HoldingMode = 'transaction' | 'lease';
 
 /** What a retry finds whose earlier attempt never ended, in lease mode. */
 export type InterruptionPolicy = 'resume' | 'fail';
@@ -48,7 +51,10 @@ export interface IdempotentOptions {
   /**
    * `'transaction'` for handlers whose effects are in PostgreSQL: all of them and the response commit together.
    * `'lease'` for handlers with effects elsewhere: no transaction is open while they run, and steps that have finished
-   * are not repeated. @default 'transaction'
+   * are not repeated.
+   *
+   * `'observe'` protects nothing: the handler runs as it would without the library, also for a retry, and the log says
+   * what another mode would have answered. For the time before clients may rely on a route. @default 'transaction'
    */
   mode?: IdempotencyMode;
 

@@ -5,7 +5,7 @@ import { TransactionClaims } from '../modes/transaction/transaction-claims.js';
 import type { Connections } from '../postgres/connections.js';
 import type { KeyStore } from '../postgres/statements/key-store.js';
 import { IN_FLIGHT_POLL_MS } from '../protocol/constants.js';
-import type { IdempotencyMode, RouteOptions } from '../protocol/options.js';
+import type { HoldingMode, RouteOptions } from '../protocol/options.js';
 import type { IdempotentRequest } from '../protocol/request.js';
 import { delay, jittered, within } from '../util/timing.js';
 import { KeyLooks } from './key-looks.js';
@@ -15,7 +15,7 @@ import { type Running, RunningRequests } from './running-requests.js';
 /** What becomes of a key that is asked for: claimed, replayed, refused, or waited for. Knows no HTTP. */
 export class Claims {
   private readonly transactions: TransactionClaims;
-  private readonly modes: Record<IdempotencyMode, Mode>;
+  private readonly modes: Record<HoldingMode, Mode>;
   private readonly looks: KeyLooks;
   private readonly running = new RunningRequests((name) => this.looks.saw(name, 'recorded'));
 
@@ -63,7 +63,7 @@ export class Claims {
 
   /** @param route for the log: "POST /orders" */
   withoutKey(options: RouteOptions, route: string): KeylessRequest {
-    const tools = options.mode === 'lease' ? this.leases.stepsWithoutKey(options, route) : undefined;
+    const tools = options.mode === 'transaction' ? undefined : this.leases.stepsWithoutKey(options, route);
     return new KeylessRequest(this.connections.transactions, tools);
   }
 
@@ -77,7 +77,7 @@ export class Claims {
   }
 
   private async attempt(name: string, request: IdempotentRequest): Promise<Outcome> {
-    const { mode } = request.options;
+    const mode = request.options.mode as HoldingMode; // a route in observe mode claims nothing
     const outcome = await this.modes[mode].claim(request, () => this.running.start(name));
     if (outcome.kind === 'completed') {
       this.looks.saw(name, 'recorded');

@@ -28,9 +28,9 @@ const wholeNumber = (min: number, max: number): Omit<Expectation, 'remedy'> => (
 
 const ROUTE_OPTIONS: Record<string, Expectation> = {
   mode: {
-    accepts: ['transaction', 'lease'],
+    accepts: ['transaction', 'lease', 'observe'],
     refuses: ['Lease', '', true, null, ['lease']],
-    remedy: "'transaction', 'lease'",
+    remedy: "'transaction', 'lease', 'observe'",
   },
   leaseMs: { ...wholeNumber(100, 3_600_000), remedy: 'a whole number of milliseconds from 100 to 3600000' },
   stepTimeoutMs: { ...wholeNumber(1, 2_147_000_000), remedy: 'a whole number of milliseconds from 1 to 2147000000' },
