@@ -1,5 +1,6 @@
 import type { PoolClient } from 'pg';
 import type { QueryRunner } from 'typeorm';
+import { OpenQueries, untilAnswered } from './open-queries.js';
 
 /** What TypeORM's PostgresQueryRunner has beyond its public type. */
 export interface PostgresQueryRunner extends QueryRunner {
@@ -12,6 +13,7 @@ type PipelineClient = PoolClient & { pipeline?: boolean; connection: { stream: {
 /** A connection of the pool, held until it is given back or destroyed. TypeORM's runner listens for its errors. */
 export class DatabaseConnection {
   private returned = false;
+  private open: OpenQueries | undefined;
 
   constructor(
     readonly runner: PostgresQueryRunner,
@@ -21,6 +23,34 @@ export class DatabaseConnection {
   /** True when the connection broke while it was held: TypeORM's runner then gives it up by itself. */
   get broken(): boolean {
     return this.runner.isReleased && !this.returned;
+  }
+
+  /** Whether something runs that a handler has handed to pg's own client. */
+  get isLentBusy(): boolean {
+    return this.open?.areUnderWay ?? false;
+  }
+
+  /** Of a handler that was given pg's client: what it leaves open is closed before the library's own statements. */
+  get openQueries(): OpenQueries {
+    return (this.open ??= new OpenQueries(this.client));
+  }
+
+  /**
+   * Resolves once nothing runs that a handler has handed to pg's own client, or never will end. What is left unread is
+   * closed for that.
+   */
+  async untilLeft(): Promise<void> {
+    await this.open?.end(false);
+  }
+
+  /** The same of whatever runs, at once. */
+  async untilAnswered(): Promise<void> {
+    await (this.open?.end(true) ?? untilAnswered(this.client));
+  }
+
+  /** @throws IdempotencyTransactionFailedException where no statement can be sent any more for what was left open */
+  assertFree(): void {
+    this.open?.assertNoDeadEnd();
   }
 
   release(): void {

@@ -44,6 +44,11 @@ export class OwnedTransaction {
     return this.abortCause;
   }
 
+  /** Whether what is sent now would come behind its end. */
+  get isEnding(): boolean {
+    return this.commitSent || this.current !== 'open';
+  }
+
   /** Resolves when it is not open any more; a ROLLBACK may still be under way then. */
   get over(): Promise<void> {
     return this.closed.promise;
@@ -102,6 +107,13 @@ export class OwnedTransaction {
     if (this.current !== 'open') {
       return { kind: 'refused', error: new TransactionRolledBackError() }; // it ended before it was its turn
     }
+    try {
+      this.connection.assertFree();
+    } catch (error) {
+      this.end('rolled back');
+      this.connection.destroy(error);
+      return { kind: 'refused', error };
+    }
     this.commitSent = true;
     try {
       await send(this.connection.client);
@@ -137,8 +149,9 @@ export class OwnedTransaction {
     try {
       if (state === 'busy') {
         // Not behind the statement that is cancelled: pg warns of a query while another runs, and pg 9 refuses it.
-        await cancelUntil(within(limitMs, untilAnswered(connection.client)), connection);
+        await cancelUntil(within(limitMs, connection.untilAnswered()), connection);
       }
+      connection.assertFree();
       failpoint('rollback: sending');
       await this.store.rollback(connection.client);
       failpoint('rollback: done');
@@ -167,22 +180,4 @@ export class OwnedTransaction {
 /** The stores' own errors carry that of the server as their cause. */
 function saysThatNothingIsKept(error: unknown): boolean {
   return isDefiniteFailure(error) || (error instanceof Error && isDefiniteFailure(error.cause));
-}
-
-/** What pg's Client has beyond its public type, from 8.17 on; before that it did not mind queries in a row. */
-type BusyClient = PoolClient & { _activeQuery?: unknown };
-const ACTIVE_QUERY = '_activeQuery';
-
-/** Resolves when the server has answered all that was sent to it, or is gone. */
-async function untilAnswered(client: PoolClient): Promise<void> {
-  const { [ACTIVE_QUERY]: running } = client as BusyClient;
-  if (running !== undefined && running !== null) {
-    await new Promise<void>((resolve) => {
-      const done = (): void => {
-        client.off('drain', done).off('end', done);
-        resolve();
-      };
-      client.on('drain', done).on('end', done);
-    });
-  }
 }

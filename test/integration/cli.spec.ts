@@ -81,8 +81,10 @@ describe('the migration commands', () => {
     await reader.query('select from idempotency_keys');
     const running = runCli(['migration:run', '--url', database.url]);
     const hasTried = `select from pg_stat_activity where application_name = 'nestjs-idempotency' and wait_event_type = 'Lock'`;
-    await waitFor(async () => (await queryOn(database.url, hasTried)).length > 0, { what: 'a try' });
-    await waitFor(async () => (await queryOn(database.url, hasTried)).length === 0, { what: 'its end' });
+    const isTrying = async (): Promise<boolean> => (await queryOn(database.url, hasTried)).length > 0;
+    await waitFor(isTrying, { what: 'a try' });
+    await waitFor(async () => !(await isTrying()), { what: 'its end' });
+    await waitFor(isTrying, { what: 'the next try, when the first has been told of' });
     await reader.end();
     expect(await running).toMatchObject({
       exitCode: 0,

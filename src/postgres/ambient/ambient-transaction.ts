@@ -64,9 +64,9 @@ export class AmbientTransaction implements ScopedTransaction {
 
   /** pg's client, for as long as the transaction is open. */
   private lendClient(): PoolClient {
-    this.lent ??= lend(this.connection.client, () => {
-      const { state } = this;
-      return state === 'open' ? undefined : (refusalOf(state) ?? new Error(CLIENT_TAKEN_BACK));
+    this.lent ??= lend(this.connection.client, this.connection.openQueries, () => {
+      const isOver = this.isUndone || this.owned.isEnding;
+      return isOver ? (refusalOf(this.state) ?? new Error(CLIENT_TAKEN_BACK)) : undefined;
     });
     return this.lent.client;
   }
@@ -177,11 +177,21 @@ export class AmbientTransaction implements ScopedTransaction {
     this.isCommitting = true;
     const answer = await (this.isUndone
       ? this.owned.commit(send)
-      : this.owned.commit(send, (work) => this.root.lane.run(work)));
+      : this.owned.commit(send, (work) => this.root.lane.run(() => this.onceLeft(work))));
     if (answer.kind === 'refused') {
       await this.announceRollback(() => Promise.resolve());
     }
     return answer;
+  }
+
+  /** What a handler has handed to pg's own client comes before the record, as what it has handed to TypeORM does. */
+  private async onceLeft<T>(work: () => Promise<T>): Promise<T> {
+    const deadline = performance.now() + QUIET_MS;
+    while (this.connection.isLentBusy && performance.now() < deadline) {
+      await this.idle();
+      await nextTurn(); // who awaits that may go on by another statement
+    }
+    return work();
   }
 
   /** Tells subscribers that it has committed, and with it what was nested in it. Their errors are logged. */
@@ -264,16 +274,21 @@ export class AmbientTransaction implements ScopedTransaction {
   private async untilQuiet(): Promise<void> {
     const deadline = performance.now() + QUIET_MS;
     let seen: Promise<unknown> | undefined;
-    while (this.state === 'open' && seen !== this.running && performance.now() < deadline) {
+    while (
+      this.state === 'open' &&
+      (seen !== this.running || this.connection.isLentBusy) &&
+      performance.now() < deadline
+    ) {
       seen = this.running;
       await Promise.race([within(deadline - performance.now(), this.idle()), this.left.promise]);
       await nextTurn();
     }
   }
 
-  /** @internal Waits for the statement that is running. */
+  /** @internal Waits for the statement that is running, and for what was handed to pg's own client. */
   async idle(): Promise<void> {
     await this.running.catch(() => undefined);
+    await this.connection.untilLeft();
   }
 
   /** @internal */

@@ -143,7 +143,7 @@ export function runnerReplacements(base: PostgresQueryRunner, surroundings: Surr
       }
       const transaction = this[HANDLES] && surroundings(this.driver)?.transaction();
       const joined = transaction && this[HANDLES]?.get(transaction);
-      return joined === undefined ? release.call(this) : joined.release().then(() => release.call(this));
+      return joined === undefined ? release.call(this) : joined.leave().then(() => release.call(this));
     },
   };
   const noteOrdinary = (runner: JoinableRunner, sql: unknown): void => {

@@ -20,7 +20,7 @@ export function managerReplacements(base: EntityManager, surroundings: Surroundi
         ? surroundings(dataSourceOf(this).driver)?.scope()
         : scopeOfRunner(queryRunner, surroundings);
     const [isolation, work] = typeof given[0] === 'function' ? [undefined, given[0]] : given;
-    if (scope === undefined || work === undefined) {
+    if (scope === undefined || work === undefined || queryRunner?.isReleased) {
       return ordinary.apply(this, given);
     }
     return scope.transaction.transactions.enter(scope, () => nest(this, isolation as IsolationLevel | undefined, work));

@@ -1,10 +1,15 @@
-import { type EntityManager, type QueryRunner, TransactionNotStartedError } from 'typeorm';
+import {
+  type EntityManager,
+  type QueryRunner,
+  QueryRunnerAlreadyReleasedError,
+  TransactionNotStartedError,
+} from 'typeorm';
 import { IdempotencyTransactionFailedException } from '../../protocol/exceptions.js';
 import type { IsolationLevel } from '../../protocol/options.js';
 import type { TransactionState } from '../owned-transaction.js';
 import { queryBy } from '../database-connection.js';
 import { streamIn } from './cursor-stream.js';
-import { transactionControlIn } from './sql-statements.js';
+import { transactionControlError } from './transaction-control.js';
 import type { Broadcaster, Lead, Spoken, TransactionEvent } from './session.js';
 import type { Scope } from './transaction-scope.js';
 import type { Send } from './waiting-statement.js';
@@ -50,7 +55,8 @@ export class RunnerHandle implements Lead, Spoken {
   speaker: Lead | undefined;
   /** While a callback has its manager, the transaction around that is not its to end. */
   private lent: 0 | 1 = 0;
-  private onRollback: 'undone' | 'refusing' = 'undone';
+  /** A callback had its manager, by which what it has left running goes when the nested transaction is over. */
+  private wasLent = false;
 
   constructor(
     private readonly home: Scope,
@@ -166,14 +172,32 @@ export class RunnerHandle implements Lead, Spoken {
     return this.lateRunner().connect();
   }
 
+  /** By who asked for it: from then on it is refused, as any runner of TypeORM is. */
   async release(): Promise<void> {
+    try {
+      await this.leave();
+    } finally {
+      if (this.owner === 'caller' && !this.wasLent) {
+        Object.assign(this.runner, { isReleased: true });
+      }
+    }
+  }
+
+  /** Ends what is its own. What nobody has committed is not kept, nor in the way. */
+  async leave(): Promise<void> {
     while (this.begun.length > 0) {
-      await this.end('roll back').catch(() => undefined); // what nobody has committed is not kept, nor in the way
+      await this.end('roll back').catch(() => undefined);
     }
     await this.late?.release();
     this.late = undefined;
     this.isConnected = false;
     this.speaker?.fallSilent(this);
+  }
+
+  private assertNotReleased(): void {
+    if (this.runner.isReleased) {
+      throw new QueryRunnerAlreadyReleasedError();
+    }
   }
 
   async dispose(): Promise<void> {
@@ -188,6 +212,7 @@ export class RunnerHandle implements Lead, Spoken {
   }
 
   async query([sql, parameters, structured]: Parameters<Send>, send: Send): Promise<unknown> {
+    this.assertNotReleased();
     this.hasSent = true;
     refuseTransactionControl(sql);
     return this.late === undefined
@@ -196,6 +221,7 @@ export class RunnerHandle implements Lead, Spoken {
   }
 
   async stream([sql, parameters, onEnd, onError]: StreamArguments, send: Send): Promise<unknown> {
+    this.assertNotReleased();
     this.hasSent = true;
     if (this.late !== undefined || this.isPast) {
       return this.lateRunner().stream(sql, parameters, onEnd, onError);
@@ -212,6 +238,7 @@ export class RunnerHandle implements Lead, Spoken {
   }
 
   async startTransaction(isolation?: IsolationLevel): Promise<void> {
+    this.assertNotReleased();
     if (this.late === undefined && !this.isPast) {
       const nested = this.scope().begin(isolation);
       this.begun.push(nested);
@@ -245,7 +272,7 @@ export class RunnerHandle implements Lead, Spoken {
   /** For a callback: only who calls it ends the transaction, none where the runner is late. */
   lend(): Scope | undefined {
     this.lent = this.begun.length > 0 ? 1 : 0;
-    this.onRollback = 'refusing'; // what the callback has left running must not write into the scope around
+    this.wasLent = true;
     return this.begun[0];
   }
 
@@ -276,7 +303,7 @@ export class RunnerHandle implements Lead, Spoken {
   private async endLate(late: QueryRunner, how: 'commit' | 'roll back'): Promise<void> {
     await (how === 'commit' ? late.commitTransaction() : late.rollbackTransaction());
     if (!late.isTransactionActive && !this.isConnected) {
-      await this.release(); // who got this runner from a manager does not do it
+      await this.leave(); // who got this runner from a manager does not do it
     }
   }
 
@@ -296,7 +323,7 @@ export class RunnerHandle implements Lead, Spoken {
     try {
       await (isAnnounced && nested.announce('BeforeTransactionRollback'));
     } finally {
-      await nested.rollBack(this.onRollback);
+      await nested.rollBack(this.wasLent ? 'refusing' : 'undone'); // late work must not write into the scope around
     }
     await (isAnnounced && nested.announceRollback());
   }
@@ -324,14 +351,10 @@ class UndoneByRunnerError extends IdempotencyTransactionFailedException {
   }
 }
 
-/** @throws Error when the text, or that of a query object, has a statement that begins or ends a transaction */
+/** @throws Error when it has a statement that begins or ends a transaction */
 function refuseTransactionControl(query: unknown): void {
-  const text = typeof query === 'string' ? query : (query as { text?: unknown } | undefined)?.text;
-  const control = typeof text === 'string' ? transactionControlIn(text) : undefined;
-  if (control !== undefined) {
-    throw new Error(
-      `"${control}" would end the transaction of this idempotent request. ` +
-        'Use DataSource.transaction() or a QueryRunner for a nested transaction; the request itself commits when its response is recorded.',
-    );
+  const error = transactionControlError(query);
+  if (error !== undefined) {
+    throw error;
   }
 }

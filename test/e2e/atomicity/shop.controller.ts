@@ -1,9 +1,9 @@
 import { ConflictException, Controller, HttpCode, Post, Query, UseInterceptors } from '@nestjs/common';
 import { InjectDataSource, InjectRepository } from '@nestjs/typeorm';
-import type { PoolClient } from 'pg';
 import { DataSource, type Repository } from 'typeorm';
 import { deferred } from '../../../src/util/deferred.js';
 import { IdempotencyContext, IdempotencyService, Idempotent } from '../../../src/index.js';
+import { behindTheBack } from '../../support/behind-the-back.js';
 import { Effect } from '../../support/effect.entity.js';
 import { Books, Orders, Outbox, Script, StopOutside } from './shop.js';
 
@@ -69,8 +69,7 @@ export class Shop {
   @Post('commit')
   async commit() {
     await this.orders.place();
-    const client = (await this.dataSource.createQueryRunner().connect()) as PoolClient; // query() would refuse it
-    await client.query('commit');
+    await behindTheBack(this.dataSource, 'commit');
     return { fine: 'not really' };
   }
 

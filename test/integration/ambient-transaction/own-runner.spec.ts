@@ -117,6 +117,35 @@ describe('a runner with a transaction of its own', () => {
     expect(await effects()).toEqual(['around']);
   });
 
+  it.each([
+    ['released', (runner: QueryRunner) => runner.release()],
+    ['disposed of', (runner: QueryRunner) => dispose(runner)],
+  ])('is no longer to be used once it was %s, as any other of TypeORM', async (_, end) => {
+    const use = async (): Promise<unknown[]> => {
+      const runner = dataSource.createQueryRunner();
+      await runner.query(`insert into effects (label) values ('kept')`);
+      const wasReleased = runner.isReleased;
+      await end(runner);
+      const tries = [
+        () => runner.query('select 1'),
+        () => runner.stream('select 1'),
+        () => runner.startTransaction(),
+        () => runner.manager.save(Effect, { label: 'late' }),
+        () => runner.manager.transaction(() => Promise.resolve()),
+      ];
+      const met: unknown[] = [wasReleased, runner.isReleased];
+      for (const attempt of tries) {
+        met.push(await attempt().then(String, ({ name }: Error) => name));
+      }
+      await runner.release();
+      return met;
+    };
+    const ordinary = await use();
+    expect(await inRequest(use)).toEqual(ordinary);
+    expect(ordinary).toEqual([false, true, ...Array(5).fill(expect.stringMatching(/AlreadyReleasedError$/))]);
+    expect(await effects()).toEqual(['kept', 'kept']);
+  });
+
   it('is undone when it is released without an end', async () => {
     await inRequest(async () => {
       const runner = dataSource.createQueryRunner();

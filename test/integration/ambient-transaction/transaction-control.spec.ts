@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
-import type { PoolClient } from 'pg';
 import { TransactionEndedByHandlerError } from '../../../src/postgres/statements/key-store.js';
+import { behindTheBack } from '../../support/behind-the-back.js';
 import { add } from './helpers.js';
 import { claim, dataSource, effects, inRequest, keys, withTransactions } from './lab.js';
 
@@ -67,10 +67,7 @@ describe('raw transaction control', () => {
 
   it('that was hidden from the library is found at the record', async () => {
     const request = await claim();
-    await request.run(async () => {
-      const client = (await dataSource.createQueryRunner().connect()) as PoolClient;
-      await client.query('commit; begin');
-    });
+    await request.run(() => behindTheBack(dataSource, 'commit; begin'));
     await expect(request.commit()).rejects.toThrow(TransactionEndedByHandlerError);
     expect(await keys()).toBe(0);
   });
