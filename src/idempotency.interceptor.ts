@@ -2,6 +2,8 @@ import { AsyncResource } from 'node:async_hooks';
 import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor, Optional } from '@nestjs/common';
 import { Observable, type Subscriber, type TeardownLogic } from 'rxjs';
 import type { IdempotentRequest, RequestWithoutKey } from './protocol/request.js';
+import type { EventPublisher } from './requests/event-publisher.js';
+import { RunReport } from './requests/run-report.js';
 import { failpoint } from './util/failpoint.js';
 import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/fingerprint.js';
 import { requestTarget } from './http/http-request.js';
@@ -14,7 +16,7 @@ import {
   IdempotencyKeyMissingException,
   IdempotencyUnsupportedMediaTypeException,
 } from './protocol/exceptions.js';
-import type { RouteOptions } from './protocol/options.js';
+import type { HoldingMode, RouteOptions } from './protocol/options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
 import { ObservedRun } from './requests/observed-run.js';
 import { RequestRun } from './requests/request-run.js';
@@ -43,7 +45,7 @@ export class IdempotencyInterceptor implements NestInterceptor {
     if (context.getType() !== 'http') {
       throw new Error(`@Idempotent() works on HTTP handlers, not in a context of type "${context.getType()}".`);
     }
-    const { routes, claims, keys, observer, problemBaseUrl } = this.assertModule(context);
+    const { routes, claims, keys, observer, problemBaseUrl, events } = this.assertModule(context);
     const options = routes.ofContext(context);
     const exchange = HttpExchange.of(context);
     if (options.mode === 'observe') {
@@ -58,7 +60,8 @@ export class IdempotencyInterceptor implements NestInterceptor {
     failpoint('request: accepted');
     exchange.assertHoldable();
     exchange.withdrawProblem();
-    const run = new RequestRun(exchange, { claims, keys, options, problemBaseUrl }, () => next.handle(), outer);
+    const report = events.isHeard ? reportOf(events, context, exchange, options.mode) : undefined;
+    const run = new RequestRun(exchange, { claims, keys, options, problemBaseUrl, report }, () => next.handle(), outer);
     void run.begin(() => this.describe(context, exchange, options));
     return () => run.unsubscribed();
   }
@@ -116,6 +119,15 @@ export class IdempotencyInterceptor implements NestInterceptor {
 /** For messages: `PaymentsController.create`. */
 function routeOf(context: ExecutionContext): string {
   return `${context.getClass().name}.${context.getHandler().name}`;
+}
+
+function reportOf(
+  events: EventPublisher,
+  context: ExecutionContext,
+  { request, route }: HttpExchange,
+  mode: HoldingMode,
+): RunReport {
+  return new RunReport(events, { method: request.method ?? '', route: route ?? routeOf(context), mode });
 }
 
 const wholePatterns = new WeakMap<RegExp, RegExp>();

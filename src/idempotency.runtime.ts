@@ -3,6 +3,7 @@ import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleIn
 import { ModuleRef, Reflector } from '@nestjs/core';
 import { getDataSourceToken } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
+import { EventPublisher } from './requests/event-publisher.js';
 import { Claims } from './requests/claims.js';
 import { Observer } from './requests/observer.js';
 import { Connections } from './postgres/connections.js';
@@ -44,6 +45,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
 
   readonly routes: RouteOptionsRegistry;
   readonly problemBaseUrl: string;
+  readonly events: EventPublisher;
   private parts: Parts | undefined;
 
   constructor(
@@ -55,6 +57,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     watchExceptions();
     this.routes = new RouteOptionsRegistry(reflector, options);
     this.problemBaseUrl = options.problemBaseUrl ?? DEFAULT_OPTIONS.problemBaseUrl;
+    this.events = new EventPublisher(options.onEvent, options.hashSecret, (work) => this.transactions.outside(work));
   }
 
   /** The DataSource is looked up only now: its module need not be imported before this one. */

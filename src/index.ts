@@ -1,3 +1,12 @@
+export { IDEMPOTENCY_CHANNEL } from './protocol/events.js';
+export type {
+  EventSource,
+  IdempotencyEvent,
+  PurgeEvent,
+  RequestEvent,
+  RequestEventType,
+  StepEvent,
+} from './protocol/events.js';
 export { IdempotencyContext } from './idempotency-context.decorator.js';
 export type { StepMethod, TransactionMethod } from './idempotency-context.decorator.js';
 export {

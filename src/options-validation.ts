@@ -11,7 +11,12 @@ interface Check {
   readonly accepts: (value: unknown) => boolean;
   /** Completes "must be …". */
   readonly expected: string;
+  /** Whether a value is not to be quoted, were it wrong ever so. */
+  readonly isSecret?: true;
 }
+
+/** By trial, a shorter one is found. */
+const MIN_SECRET_LENGTH = 16;
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 const HEADER_NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/; // token, RFC 9110 section 5.6.2
@@ -102,6 +107,12 @@ const ROUTE_CHECKS: Record<keyof IdempotentOptions, Check> = {
   },
 };
 
+const secret: Check = {
+  accepts: (value) => typeof value === 'string' && value.length >= MIN_SECRET_LENGTH,
+  expected: `a text of at least ${MIN_SECRET_LENGTH} characters`,
+  isSecret: true,
+};
+
 const intervalMs = wholeNumber(1_000, DAY_MS, ' of milliseconds');
 const batchSize = wholeNumber(1, 100_000);
 
@@ -119,6 +130,8 @@ const MODULE_CHECKS: Record<keyof IdempotencyModuleOptions, Check> = {
     accepts: (value) => typeof value === 'string' && /^[a-z][a-z0-9+.-]*:[!-;=?-~]+$/i.test(value),
     expected: "an absolute URL or URN, such as 'https://api.example.com/problems/'",
   },
+  onEvent: aFunction('a function that takes an event'),
+  hashSecret: secret,
   purge: {
     accepts: (value) => value === false || (isObject(value) && hasOnly(value, { intervalMs, batchSize })),
     expected: `false or { intervalMs: ${intervalMs.expected}, batchSize: ${batchSize.expected} }`,
@@ -147,7 +160,8 @@ function validate(options: unknown, checks: Record<string, Check>, where: string
       );
     }
     if (value !== undefined && !check.accepts(value)) {
-      throw new IdempotencyOptionError(`${where}: option '${name}' must be ${check.expected}, not ${inspect(value)}.`);
+      const shown = check.isSecret ? '' : `, not ${inspect(value)}`;
+      throw new IdempotencyOptionError(`${where}: option '${name}' must be ${check.expected}${shown}.`);
     }
   }
 }

@@ -32,6 +32,8 @@ export class RouteOptionsRegistry {
         schema: _schema,
         problemBaseUrl: _url,
         purge: _purge,
+        onEvent: _onEvent,
+        hashSecret: _hashSecret,
         ...forRoutes
       } = this.moduleOptions;
       options = mergeRouteOptions(

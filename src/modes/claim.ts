@@ -28,6 +28,9 @@ export interface Claim {
   /** Starts of the handler so far, where they are counted beyond the one request. */
   readonly attempt: number | undefined;
 
+  /** Whether it was taken from an earlier attempt whose lease had run out. */
+  readonly tookOver: boolean;
+
   /** True while code runs that the handler started. */
   readonly isRunning: boolean;
 

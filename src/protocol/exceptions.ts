@@ -43,6 +43,11 @@ export abstract class IdempotencyException extends HttpException {
     this.retryAfterSeconds = situation.retryAfterSeconds;
   }
 
+  /** @internal Last part of the problem's `type`. */
+  get slug(): string {
+    return this.situation.slug;
+  }
+
   /** Sets what the problem's `type` starts with, the module's `problemBaseUrl`. */
   withBaseUrl(baseUrl: string): this {
     this.problem.type = baseUrl + this.situation.slug;

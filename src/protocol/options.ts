@@ -1,4 +1,5 @@
 import type { ExecutionContext } from '@nestjs/common';
+import type { IdempotencyEvent } from './events.js';
 import { DEFAULT_HEADER, REPLAYED_HEADER } from './constants.js';
 
 export type IsolationLevel = 'READ UNCOMMITTED' | 'READ COMMITTED' | 'REPEATABLE READ' | 'SERIALIZABLE';
@@ -175,6 +176,18 @@ export interface IdempotencyModuleOptions extends IdempotentOptions {
 
   /** What the `type` of a problem document starts with, a URL or URN. @default 'urn:nestjs-idempotency:' */
   problemBaseUrl?: string;
+
+  /**
+   * Is told of every transition of a request, as subscribers of the channel `IDEMPOTENCY_CHANNEL` are. It runs beside the
+   * request, outside of its transaction: what it throws is logged, and a promise is not waited for. @default nothing
+   */
+  onEvent?: (event: IdempotencyEvent) => unknown;
+
+  /**
+   * What the hashes of scopes and keys in events are made with, at least 16 characters: one for all instances makes them
+   * comparable. @default another one each time the process starts
+   */
+  hashSecret?: string;
 
   /** The scheduled deletion of expired keys, or `false` for none. @default every 10 minutes, 1000 rows a statement */
   purge?: false | PurgeOptions;

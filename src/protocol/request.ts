@@ -1,5 +1,6 @@
 import type { RouteOptions } from './options.js';
 import type { RecordableResponse } from './response.js';
+import type { StepWatch } from './step-call.js';
 import type { KeyIdentity } from './stored-key.js';
 
 /** Everything of a record that is known before the handler runs. */
@@ -21,6 +22,8 @@ export interface NewRecord {
 
 /** A request, as far as idempotency is concerned. */
 export interface IdempotentRequest extends Omit<ClaimedRequest, 'claimId' | 'ttlMs'> {
+  /** Absent where nobody listens. */
+  onStep?: StepWatch | undefined;
   options: Pick<
     RouteOptions,
     | 'mode'

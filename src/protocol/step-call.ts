@@ -37,8 +37,13 @@ export interface StepTools {
   transaction<T>(name: string, ...given: StepArguments<TransactionWork<T>>): Promise<Serialized<T>>;
 }
 
+/** Is told of a step that has ended well, and how long it took; without that, of one that was remembered. */
+export type StepWatch = (name: string, ms?: number) => void;
+
 /** What a handler gave to `ctx.step()` or `ctx.transaction()`. */
 export interface StepCall<Run> {
+  /** As it stands in the code. */
+  readonly name: string;
   /** Name and key: what the step is remembered by. */
   readonly id: string;
   readonly options: StepOptions;
@@ -69,7 +74,7 @@ export function stepCall<Run extends (...args: never[]) => unknown>(
   if (options.as !== undefined && typeof options.as !== 'function') {
     throw new DurableStepError(`Step "${name}": \`as\` must be a class.`);
   }
-  return { id: stepId(name, options), options, run };
+  return { name, id: stepId(name, options), options, run };
 }
 
 /** @throws DurableStepError when a step cannot be remembered by it */

@@ -47,7 +47,7 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   }
 
   private async deleteExpired(): Promise<number> {
-    const { dataSource, store, leaseStore, transactions } = this.runtime;
+    const { dataSource, store, leaseStore, transactions, events } = this.runtime;
     const { batchSize } = this.options;
     const { signal } = this.stopping;
     let total = 0;
@@ -56,8 +56,12 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
       const began = performance.now();
       batch = await transactions.outside(() => store.purgeBatch(dataSource, batchSize, batch));
       total += batch.deleted;
+      const durationMs = performance.now() - began;
+      if (events.isHeard) {
+        events.publish({ type: 'purge-batch', deleted: batch.deleted, durationMs, locked: batch.locked });
+      }
       if (batch.deleted >= batchSize) {
-        await delay((performance.now() - began) * PAUSE_PER_WORK, undefined, { signal }).catch(() => undefined);
+        await delay(durationMs * PAUSE_PER_WORK, undefined, { signal }).catch(() => undefined);
       }
     } while (batch.deleted >= batchSize && !signal.aborted);
     await transactions.outside(() => leaseStore.purgeLeftSteps(dataSource));

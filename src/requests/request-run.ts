@@ -6,6 +6,7 @@ import type { IdempotentRequest, RequestWithoutKey } from '../protocol/request.j
 import type { ReplayableResponse } from '../protocol/response.js';
 import type { Claims } from './claims.js';
 import { errorWithoutValues } from '../util/error-without-values.js';
+import type { RunFacts, RunReport } from './run-report.js';
 import { failpoint } from '../util/failpoint.js';
 import type { ExchangeRun, HttpExchange } from '../http/response/http-exchange.js';
 import type { HeldResponse } from '../http/response/kept-response.js';
@@ -33,6 +34,8 @@ interface Surroundings {
   readonly keys: StoredKeys;
   readonly options: RouteOptions;
   readonly problemBaseUrl: string;
+  /** Absent where nobody listens. */
+  readonly report: RunReport | undefined;
 }
 
 /**
@@ -51,6 +54,8 @@ export class RequestRun implements ExchangeRun {
   private hasValue = false;
   private undone: Promise<void> | undefined;
   private held: HeldResponse | undefined;
+  private storesError = false;
+  private replayed: { status: number; bodyBytes: number } | undefined;
   /** The library's own problems that this run has answered, or handed to the exception filters. */
   private readonly problems: IdempotencyException[] = [];
   private timer: NodeJS.Timeout | undefined;
@@ -79,6 +84,7 @@ export class RequestRun implements ExchangeRun {
         return;
       }
       this.request = request;
+      request.onStep = this.around.report && ((step, ms) => this.around.report!.step(step, this.facts, ms));
       this.on('key accepted');
       await this.meet(await this.around.claims.claim(request));
     } catch (error) {
@@ -156,8 +162,9 @@ export class RequestRun implements ExchangeRun {
     );
     const wasRunning = this.isHandlerRunning;
     this.claim.abort(exception);
+    const presented = this.present(exception);
     this.on('response outgrown');
-    this.exchange.replaceByProblem(this.present(exception));
+    this.exchange.replaceByProblem(presented);
     if (wasRunning) {
       this.outer.error(exception);
     }
@@ -292,6 +299,7 @@ export class RequestRun implements ExchangeRun {
       return; // answered meanwhile, as in `meet`
     }
     const isFirst = this.state === 'claiming';
+    this.noteReplay(response);
     this.on('found recorded');
     failpoint('replay: sending');
     if (isFirst) {
@@ -333,14 +341,16 @@ export class RequestRun implements ExchangeRun {
         this.outer.error(exception);
         break;
       case 'returned':
-      case 'failed':
+      case 'failed': {
+        const presented = this.present(exception);
         this.on('time limit');
         try {
-          this.exchange.replaceByProblem(this.present(exception)); // the response never ended
+          this.exchange.replaceByProblem(presented); // the response never ended
         } catch (error) {
           RequestRun.logger.error(errorWithoutValues(error)); // out of a timer it would end the process
         }
         break;
+      }
       default:
         this.on('time limit'); // how the record ends tells what became of it
     }
@@ -363,6 +373,7 @@ export class RequestRun implements ExchangeRun {
       failpoint('response: held');
       switch (verdictOn(this.handlerEnd, response.writer, response.status, this.around.options.storeErrors)) {
         case 'record the error':
+          this.storesError = true;
           await this.claim.undoWrites();
           await this.record(response);
           break;
@@ -411,6 +422,7 @@ export class RequestRun implements ExchangeRun {
       await this.answerRecorded();
     } else if (outcome.kind === 'completed') {
       const replay = await this.exchange.acceptable(outcome.response);
+      this.noteReplay(outcome.response);
       this.on('found recorded');
       this.exchange.replaceByReplay(replay, options.replayedHeader); // the key was lost to another request, whose outcome is the answer
     } else if (outcome.kind !== 'claimed') {
@@ -497,12 +509,35 @@ export class RequestRun implements ExchangeRun {
   }
 
   private on(event: Event): void {
-    const ended = isEnd(this.state);
+    if (isEnd(this.state)) {
+      return;
+    }
     this.state = after(this.state, event);
-    if (!ended && isEnd(this.state)) {
+    this.around.report?.follow(event, this.state, this.facts);
+    if (isEnd(this.state)) {
       clearTimeout(this.timer);
       this.logProblems();
     }
+  }
+
+  /** For who listens. */
+  private get facts(): RunFacts {
+    const { held, replayed, storesError } = this;
+    const { scope, key } = this.request ?? {};
+    const claim = this.claim as Claim | undefined;
+    return {
+      scope,
+      key,
+      attempt: claim === undefined ? 0 : this.attempt,
+      tookOver: claim?.tookOver === true,
+      storesError,
+      response: replayed ?? (held && { status: held.status, bodyBytes: held.bodyBytes, bodyKept: held.body !== null }),
+      problem: this.problems.at(-1),
+    };
+  }
+
+  private noteReplay({ status, body }: ReplayableResponse): void {
+    this.replayed = { status, bodyBytes: body.length };
   }
 
   /** The operator gets the causes, once: the client does not get to see them. */

@@ -14,6 +14,8 @@ interface Expectation {
   refuses: unknown[];
   /** What the message says to do instead. */
   remedy: string;
+  /** Whether the message must not quote it. */
+  isSecret?: boolean;
 }
 
 const aFunction: Omit<Expectation, 'remedy'> = {
@@ -148,6 +150,13 @@ const MODULE_ONLY_OPTIONS: Record<string, Expectation> = {
     ],
     remedy: "an absolute URL or URN, such as 'https://api.example.com/problems/'",
   },
+  onEvent: { ...aFunction, remedy: 'a function that takes an event' },
+  hashSecret: {
+    accepts: ['x'.repeat(16)],
+    refuses: ['', 'x'.repeat(15), 7, null, ['x'.repeat(16)], Buffer.alloc(32)],
+    remedy: 'a text of at least 16 characters',
+    isSecret: true,
+  },
   purge: {
     accepts: [false, {}, { intervalMs: 1_000 }, { intervalMs: DAY_MS, batchSize: 1 }, { batchSize: 100_000 }],
     refuses: [
@@ -184,11 +193,14 @@ const LEVELS: [
   ['a route', asRoute, ROUTE_OPTIONS, '@Idempotent() of PaymentsController.create'],
 ];
 
-type Case = [name: string, shown: string, value: unknown, remedy: string];
+type Case = [name: string, shown: string, value: unknown, message: string];
 
 const cases = (options: Record<string, Expectation>, which: 'accepts' | 'refuses'): Case[] =>
   Object.entries(options).flatMap(([name, expectation]) =>
-    expectation[which].map((value): Case => [name, inspect(value), value, expectation.remedy]),
+    expectation[which].map((value): Case => {
+      const shown = inspect(value);
+      return [name, shown, value, `${expectation.remedy}${expectation.isSecret ? '' : `, not ${shown}`}.`];
+    }),
   );
 
 /** What `validate` threw, or undefined. */
@@ -206,10 +218,10 @@ describe.each(LEVELS)('an option of %s', (_, validate, options, where) => {
     expect(() => validate({ [name]: value })).not.toThrow();
   });
 
-  it.each(cases(options, 'refuses'))('refuses %s: %s, and says what to give', (name, shown, value, remedy) => {
+  it.each(cases(options, 'refuses'))('refuses %s: %s, and says what to give', (name, _shown, value, message) => {
     const error = errorOf(() => validate({ [name]: value }));
     expect(error).toBeInstanceOf(IdempotencyOptionError);
-    expect((error as Error).message).toBe(`${where}: option '${name}' must be ${remedy}, not ${shown}.`);
+    expect((error as Error).message).toBe(`${where}: option '${name}' must be ${message}`);
   });
 
   it.each(Object.keys(options))('may be given as undefined, which is as good as not given: %s', (name) => {

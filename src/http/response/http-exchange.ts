@@ -21,8 +21,10 @@ import { type HeldRun, ResponseHold } from './response-hold.js';
 /** What tells Fastify's wrapper from Express' extension of Node's request, and where each keeps its route. */
 interface FrameworkRequest {
   raw?: IncomingMessage;
-  routeOptions?: { handler(request: unknown, reply: unknown): unknown };
-  route?: { dispatch(request: unknown, response: unknown, done: (error?: unknown) => void): void };
+  routeOptions?: { url?: string; handler(request: unknown, reply: unknown): unknown };
+  /** Where the router is mounted. */
+  baseUrl?: string;
+  route?: { path?: unknown; dispatch(request: unknown, response: unknown, done: (error?: unknown) => void): void };
   next?(error?: unknown): void;
 }
 
@@ -159,6 +161,12 @@ export class HttpExchange {
   /** What the handler of the run that answers may know and do. */
   get handlersContext(): unknown {
     return this.run?.context ?? this.contextWithoutKey;
+  }
+
+  /** The route's path as the framework's router has it, `/payments/:id`; nothing where it has no single one. */
+  get route(): string | undefined {
+    const { routeOptions, route, baseUrl = '' } = this.frameworkRequest;
+    return routeOptions?.url ?? (typeof route?.path === 'string' ? baseUrl + route.path : undefined);
   }
 
   /** Whether somebody has begun to answer. */

@@ -30,6 +30,7 @@ import {
   stepCall,
   type StepOptions,
   type StepTools,
+  type StepWatch,
   type StepWork,
   type TransactionWork,
 } from '../../protocol/step-call.js';
@@ -85,6 +86,7 @@ export class DurableSteps implements StepTools {
     private readonly options: StepRules,
     /** For the log: "POST /orders". */
     private readonly route: string,
+    private readonly onStep?: StepWatch,
   ) {
     this.memory = new StepMemory(finished.filter(({ outcome }) => outcome.keysUsedUp === undefined));
     this.keys = new DownstreamKeys(finished);
@@ -228,6 +230,7 @@ export class DurableSteps implements StepTools {
     const { id } = call;
     const known = this.memory.recall(id);
     if (known !== undefined) {
+      this.onStep?.(call.name);
       return givenOf(id, call.options.as, this.give(id, known.outcome));
     }
     if (!(await this.memory.mayBegin())) {
@@ -238,8 +241,10 @@ export class DurableSteps implements StepTools {
     await this.failures.store((step) => this.hold.remember(step));
     failpoint('step: starting');
     const step = { ...this.hold.holder, name: id, position, attempt: this.attempt };
+    const began = this.onStep === undefined ? 0 : performance.now();
     const { outcome, error } = await this.hold.whileStepRuns(() => perform(step, call));
     failpoint('step: recorded');
+    this.onStep?.(call.name, performance.now() - began);
     this.bytes += Buffer.byteLength(outcome);
     if (error !== undefined) {
       throw error;

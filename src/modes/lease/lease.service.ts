@@ -45,7 +45,7 @@ export class LeaseService implements Mode {
   }
 
   async claim(request: IdempotentRequest, started: () => ClaimEnd): Promise<Outcome> {
-    const { options, ...identified } = request;
+    const { options, onStep, ...identified } = request;
     const { leaseMs, ttlMs, onInterrupted } = options;
     const claimed = { ...identified, claimId: randomUUID(), ttlMs };
     const claimedAt = now();
@@ -61,11 +61,19 @@ export class LeaseService implements Mode {
     // Said by name also where it is the server's own: a step has to know beforehand.
     const isolation = options.isolation ?? this.connections.transactions.defaultIsolation ?? result.defaultIsolation;
     const rules = { ...options, isolation };
-    const steps = new DurableSteps(result.steps, result.attempt, hold, this.store, rules, route);
+    const steps = new DurableSteps(result.steps, result.attempt, hold, this.store, rules, route, onStep);
     return {
       kind: 'claimed',
-      claim: new LeasedClaim(claimed, result.attempt, hold, steps, onInterrupted, this.store, started(), (left) =>
-        this.leave(left),
+      claim: new LeasedClaim(
+        claimed,
+        result.attempt,
+        result.tookOver === true,
+        hold,
+        steps,
+        onInterrupted,
+        this.store,
+        started(),
+        (left) => this.leave(left),
       ),
     };
   }

@@ -46,6 +46,7 @@ export class LeasedClaim implements Claim {
   constructor(
     readonly request: ClaimedRequest,
     readonly attempt: number,
+    readonly tookOver: boolean,
     private readonly hold: LeaseHold,
     readonly tools: DurableSteps,
     private readonly onInterrupted: InterruptionPolicy,

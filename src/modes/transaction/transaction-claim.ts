@@ -23,6 +23,7 @@ import { isRetryable, SQLSTATE, sqlStateOf } from '../../postgres/sqlstate.js';
 export class TransactionClaim implements Claim {
   readonly attempt = undefined;
   readonly tools = undefined;
+  readonly tookOver = false;
   private controller: AbortController | undefined;
   private isSettled = false;
 

@@ -89,7 +89,8 @@ export interface NewStep extends Holder {
 }
 
 export type LeaseResult =
-  | { kind: 'claimed'; attempt: number; steps: FinishedStep[]; defaultIsolation: IsolationLevel }
+  /** `tookOver` where the lease of the attempt before had run out; one that has failed leaves none. */
+  | { kind: 'claimed'; attempt: number; tookOver?: boolean; steps: FinishedStep[]; defaultIsolation: IsolationLevel }
   | { kind: 'in flight' }
   | FoundKey;
 
@@ -141,6 +142,7 @@ export class LeaseStore {
       : {
           kind: 'claimed',
           attempt: Number(attempt),
+          tookOver: attempt !== '1' && results[2]!.rows[0]?.[0] === 't',
           steps: results[4]!.rows.flatMap(finishedStepOf),
           defaultIsolation: isolation!.toUpperCase() as IsolationLevel,
         };
@@ -456,7 +458,10 @@ function statementsOn(keys: string, steps: string) {
           or (k.response_status is null
             and (k.attention ->> 'reason') is distinct from 'effect-unknown'
             and k.fingerprint = excluded.fingerprint and k.fingerprint_version = excluded.fingerprint_version
-            and (k.lease_expires_at is null or (k.lease_expires_at <= excluded.created_at and $10::bool)))`,
+            and (k.lease_expires_at is null or (k.lease_expires_at <= excluded.created_at and $10::bool)))
+        -- as this statement found it: of an attempt that has ended by itself there is no lease
+        returning (select before.lease_expires_at is not null from ${keys} before
+          where before.scope = $1::text and before.key = $2::text)`,
     },
     lookUp: lookUpStatement(keys),
     progress: {
