@@ -13,7 +13,7 @@ for (const stream of [process.stdout, process.stderr]) {
 
 async function main(): Promise<never> {
   try {
-    await runCommand(process.argv.slice(2));
+    process.exitCode = await runCommand(process.argv.slice(2));
   } catch (error) {
     const { exitCode, message } = describeFailure(error);
     process.stderr.write(`nestjs-idempotency: ${message}\n`);

@@ -1,8 +1,11 @@
 import { Migrator } from '../migrate/migrate.js';
-import { print, printProgress, type CommandContext } from './command.js';
+import { print, printJson, printProgress, type CommandContext } from './command.js';
 
-export async function migrationRun({ dataSource, schema }: CommandContext): Promise<void> {
+export async function migrationRun({ dataSource, schema, json }: CommandContext): Promise<void> {
   const applied = await new Migrator(dataSource, schema, printProgress).run();
+  if (json) {
+    return printJson({ applied });
+  }
   for (const name of applied) {
     print(`applied ${name}`);
   }

@@ -1,19 +1,19 @@
 import { DEFAULT_OPTIONS } from '../protocol/options.js';
-import { dataSourceSchema } from '../postgres/data-source-schema.js';
 import { KeyStore, type PurgedBatch } from '../postgres/statements/key-store.js';
-import { findKeyTables } from '../postgres/statements/key-tables.js';
-import { print, type CommandContext } from './command.js';
+import { print, printJson, type CommandContext } from './command.js';
 import { ProgressBar } from './progress-bar.js';
+import { schemaOfTables } from './schema-of-tables.js';
 
 /** Batch by batch until one is short: each is its own transaction, so that an interrupted purge keeps what it did. */
-export async function purge({ dataSource, schema, batchSize: given }: CommandContext): Promise<void> {
-  const batchSize = given ?? DEFAULT_OPTIONS.purge.batchSize;
-  const wanted = schema ?? dataSourceSchema(dataSource);
-  // Under the name that the applications know it by, the lock of the purge is one for all.
-  const place = (await findKeyTables(dataSource, wanted))?.schema ?? wanted;
-  const store = new KeyStore(place);
-  const bar = new ProgressBar(process.stderr, await store.countExpired(dataSource));
-
+export async function purge(context: CommandContext): Promise<void> {
+  const { dataSource, dryRun, json } = context;
+  const store = new KeyStore(await schemaOfTables(context));
+  const expired = await store.countExpired(dataSource);
+  if (dryRun) {
+    return json ? printJson({ expired }) : print(`would delete ${keys(expired)}`);
+  }
+  const batchSize = context.batchSize ?? DEFAULT_OPTIONS.purge.batchSize;
+  const bar = new ProgressBar(process.stderr, expired);
   let deleted = 0;
   let batch: PurgedBatch | undefined;
   try {
@@ -25,9 +25,16 @@ export async function purge({ dataSource, schema, batchSize: given }: CommandCon
   } finally {
     bar.clear();
   }
-
-  print(`deleted ${deleted} expired ${deleted === 1 ? 'key' : 'keys'}`);
-  if (batch.locked) {
+  const { locked } = batch;
+  if (json) {
+    return printJson({ deleted, locked });
+  }
+  print(`deleted ${keys(deleted)}`);
+  if (locked) {
     print('stopped there: another purge is at work');
   }
+}
+
+function keys(count: number): string {
+  return `${count} expired ${count === 1 ? 'key' : 'keys'}`;
 }

@@ -1,5 +1,3 @@
-import type { IdempotencyMode } from './options.js';
-
 /**
  * The channel of `node:diagnostics_channel` on which every {@link IdempotencyEvent} of this process is published. What a
  * subscriber throws is an uncaught exception by Node's rule: the option `onEvent` is the place for who wants it logged.
@@ -59,7 +57,7 @@ export interface EventSource {
   readonly method: string;
   /** As the router has it, `/payments/:id`. */
   readonly route: string;
-  readonly mode: IdempotencyMode;
+  readonly mode: 'transaction' | 'lease';
   /** 32 hexadecimal digits of an HMAC-SHA256 by `hashSecret`; absent before the key was read. */
   readonly scopeHash?: string;
   /** The same of scope and key together. */

@@ -18,6 +18,25 @@ export interface RunFacts {
 
 type Durations = { -readonly [Name in 'claimMs' | 'handlerMs' | 'recordMs']?: number };
 
+const BEGINS: Partial<Record<Event, keyof Durations>> = {
+  'key accepted': 'claimMs',
+  claimed: 'handlerMs',
+  'to record': 'recordMs',
+};
+
+const ENDS: Partial<Record<Event, keyof Durations>> = {
+  claimed: 'claimMs',
+  'found recorded': 'claimMs',
+  refused: 'claimMs',
+  'handler returned': 'handlerMs',
+  'handler threw': 'handlerMs',
+  'to run again': 'handlerMs',
+  'time limit': 'handlerMs',
+  'outer gone': 'handlerMs',
+  committed: 'recordMs',
+  'not recorded': 'recordMs',
+};
+
 /** By the last part of the problem's `type`; any other one has the writes rolled back. */
 const TYPE_OF_PROBLEM: Readonly<Record<string, RequestEventType>> = {
   'key-missing': 'missing',
@@ -104,39 +123,18 @@ export class RunReport {
   }
 
   private time(event: Event): void {
-    switch (event) {
-      case 'key accepted':
-        this.begin('claimMs');
-        break;
-      case 'claimed':
-        this.hasStarted = true;
-        this.end('claimMs');
-        delete this.durations.handlerMs;
-        this.begin('handlerMs');
-        break;
-      case 'found recorded':
-      case 'refused':
-        this.end('claimMs');
-        break;
-      case 'to record':
-        this.begin('recordMs');
-        break;
-      case 'handler returned':
-      case 'handler threw':
-      case 'to run again':
-      case 'time limit':
-      case 'outer gone':
-        this.end('handlerMs');
-        break;
-      case 'committed':
-      case 'not recorded':
-        this.end('recordMs');
-        break;
+    if (event === 'claimed') {
+      this.hasStarted = true;
+      delete this.durations.handlerMs;
     }
-  }
-
-  private begin(name: keyof Durations): void {
-    this.began[name] = performance.now();
+    const ended = ENDS[event];
+    if (ended !== undefined) {
+      this.end(ended);
+    }
+    const begun = BEGINS[event];
+    if (begun !== undefined) {
+      this.began[begun] = performance.now();
+    }
   }
 
   /** Once for each beginning. */

@@ -386,7 +386,7 @@ describe('the command line', () => {
     ['a port that is none', ['purge', '--url', `postgres://alice:${PASSWORD}@127.0.0.1:x/shop`], 'Percent-encode'],
     ['a batch of nothing', ['purge', '--url', UNREACHABLE, '--batch-size', '0'], 'from 1 to 100000'],
     ['a batch of half a row', ['purge', '--url', UNREACHABLE, '--batch-size', '0.5'], 'from 1 to 100000'],
-    ['a batch outside purge', ['migration:run', '--url', UNREACHABLE, '--batch-size', '10'], 'purge alone'],
+    ['a batch outside purge', ['migration:run', '--url', UNREACHABLE, '--batch-size', '10'], 'of purge alone'],
   ])('refuses %s as wrong usage, without the password', async (_, args, message) => {
     const failure = describeFailure(await runCommand(args).catch((error: unknown) => error));
     expect(failure).toEqual({ exitCode: 2, message: expect.stringContaining(message) });

@@ -1,0 +1,159 @@
+import { type Queryable, rowsOf } from '../queryable.js';
+import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
+import { UNFINISHED_STATE } from './shared-statements.js';
+
+/** What a server and a session are like. */
+export interface ServerFacts {
+  version: number;
+  versionName: string;
+  encoding: string;
+  isStandby: boolean;
+  readOnly: boolean;
+  synchronousCommit: string;
+  fsync: boolean;
+  fullPageWrites: boolean;
+  maxConnections: number;
+  reservedConnections: number;
+  statementTimeoutMs: number;
+  role: string;
+  backendPid: number;
+  clockMs: number;
+}
+
+/** What the tables are like that were found. */
+export interface TableFacts {
+  /** `table (reason)` of indexes that are not there or not valid. */
+  indexes: string[];
+  constraints: string[];
+  unlogged: string[];
+  missingRights: { table: string; rights: string[] }[];
+  /** Names of tables whose rows are kept elsewhere, or by partition. */
+  unusual: { table: string; kind: string }[];
+  /** Schemas of tables of the same name. */
+  schemas: string[];
+  bloated: { table: string; deadRows: number; liveRows: number }[];
+  autovacuumOff: string[];
+}
+
+export interface KeyFacts {
+  purgeLagSeconds: number;
+  waiting: number;
+  oldestWaitingSeconds: number;
+}
+
+/** By the names that the migrations give them, and inspect by none other. */
+const INDEXES = ['idempotency_keys_pkey', 'idempotency_keys_expires_at_idx', 'idempotency_steps_pkey'];
+const CONSTRAINTS = [
+  'idempotency_keys_pkey',
+  'idempotency_keys_scope_length',
+  'idempotency_keys_key_length',
+  'idempotency_keys_fingerprint_sha256',
+  'idempotency_keys_response_status_range',
+  'idempotency_keys_response_headers_array',
+  'idempotency_keys_response_bytes_match',
+  'idempotency_keys_expires_after_created',
+  'idempotency_keys_attempt_counts',
+  'idempotency_keys_execution_has_attempt',
+  'idempotency_keys_unfinished_is_leased',
+  'idempotency_keys_finished_has_no_lease',
+  'idempotency_keys_response_whole',
+  'idempotency_keys_expires_after_lease',
+  'idempotency_steps_pkey',
+  'idempotency_steps_name_length',
+  'idempotency_steps_position_counts',
+  'idempotency_steps_attempt_counts',
+];
+const PRIVILEGES = ['select', 'insert', 'update', 'delete'];
+
+/** As many dead rows as live ones are more than any purge leaves behind that is followed by a vacuum. */
+const FEWEST_DEAD_ROWS = 10_000;
+
+/** Every question of the doctor, which looks and changes nothing. */
+export class Diagnosis {
+  constructor(private readonly db: Queryable) {}
+
+  async server(): Promise<ServerFacts> {
+    const [facts] = await rowsOf<ServerFacts>(
+      this.db,
+      `select current_setting('server_version_num')::int4 as version, current_setting('server_version') as "versionName",
+         current_setting('server_encoding') as encoding, pg_is_in_recovery() as "isStandby",
+         current_setting('default_transaction_read_only')::bool as "readOnly",
+         current_setting('synchronous_commit') as "synchronousCommit", current_setting('fsync')::bool as fsync,
+         current_setting('full_page_writes')::bool as "fullPageWrites",
+         current_setting('max_connections')::int4 as "maxConnections",
+         current_setting('superuser_reserved_connections')::int4
+           + coalesce(current_setting('reserved_connections', true), '0')::int4 as "reservedConnections",
+         (select setting::float8 from pg_settings where name = 'statement_timeout') as "statementTimeoutMs",
+         current_user::text as role, pg_backend_pid() as "backendPid",
+         extract(epoch from clock_timestamp())::float8 * 1000 as "clockMs"`,
+    );
+    return facts!;
+  }
+
+  async tables(schema: string): Promise<TableFacts> {
+    const names = [KEYS_TABLE, STEPS_TABLE].map((table) => tableName(table, schema));
+    const [facts] = await rowsOf<TableFacts>(
+      this.db,
+      `with recursive family as (
+         select name as root, name::regclass::oid as oid from unnest($1::text[]) as name
+         union all
+         select f.root, i.inhrelid from family f join pg_inherits i on i.inhparent = f.oid),
+       own as (select c.*, f.root, f.root::regclass::oid = c.oid as is_root from family f join pg_class c on c.oid = f.oid)
+       select
+         array(select want || case when i.indexrelid is null then ' is not there' else ' is not valid' end
+           from unnest($2::text[]) want
+           left join (select x.relname, i.* from pg_index i join pg_class x on x.oid = i.indexrelid
+                      join own on own.oid = i.indrelid and own.is_root) i on i.relname = want
+           where i.indexrelid is null or not i.indisvalid) as indexes,
+         array(select want || case when c.oid is null then ' is not there' else ' is not validated' end
+           from unnest($3::text[]) want
+           left join pg_constraint c on c.conname = want and c.conrelid in (select oid from own where is_root)
+           where c.oid is null or not c.convalidated) as constraints,
+         array(select oid::regclass::text from own where relpersistence = 'u') as unlogged,
+         (select coalesce(json_agg(json_build_object('table', t.name, 'rights', t.rights)), '[]')
+          from (select name, array(select p from unnest($4::text[]) p where not has_table_privilege(name, p)) as rights
+                from unnest($1::text[]) name) t where cardinality(t.rights) > 0) as "missingRights",
+         (select coalesce(json_agg(json_build_object('table', oid::regclass::text, 'kind', case
+              when relkind = 'f' then 'a foreign table'
+              when relkind = 'p' then 'partitioned'
+              else 'a parent of others by INHERITS' end)), '[]')
+          from own where is_root and (relkind in ('f', 'p') or exists (select from pg_inherits where inhparent = own.oid))) as unusual,
+         array(select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+           where c.relname = '${KEYS_TABLE}' and c.relkind in ('r', 'p', 'f') order by 1) as schemas,
+         (select coalesce(json_agg(json_build_object('table', s.relid::regclass::text, 'deadRows', s.n_dead_tup, 'liveRows', s.n_live_tup)), '[]')
+          from pg_stat_all_tables s join own on own.oid = s.relid
+          where s.n_dead_tup > ${FEWEST_DEAD_ROWS} and s.n_dead_tup > s.n_live_tup) as bloated,
+         array(select oid::regclass::text from own where 'autovacuum_enabled=false' = any (reloptions)
+           or 'autovacuum_enabled=off' = any (reloptions)) as "autovacuumOff"`,
+      [names, INDEXES, CONSTRAINTS, PRIVILEGES],
+    );
+    return facts!;
+  }
+
+  /** By the index on the expiry alone: what waits for an operator never expires. */
+  async keys(schema: string): Promise<KeyFacts> {
+    const keys = tableName(KEYS_TABLE, schema);
+    const [facts] = await rowsOf<KeyFacts>(
+      this.db,
+      `select
+         coalesce((select extract(epoch from clock_timestamp() - min(expires_at)) from ${keys}
+           where expires_at <= clock_timestamp()), 0)::float8 as "purgeLagSeconds",
+         count(*)::int4 as waiting,
+         coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8 as "oldestWaitingSeconds"
+       from ${keys} where expires_at = 'infinity' and ${UNFINISHED_STATE} = 'interrupted'`,
+    );
+    return facts!;
+  }
+
+  /** Whether this session keeps statements that were prepared by name, as pg sends them: some poolers forget them. */
+  async keepsPreparedStatements(): Promise<boolean> {
+    try {
+      await this.db.query(`prepare nestjs_idempotency_doctor as select 1`);
+      await this.db.query(`execute nestjs_idempotency_doctor`);
+      await this.db.query(`deallocate nestjs_idempotency_doctor`);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+}
