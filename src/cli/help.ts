@@ -49,7 +49,6 @@ Tables have columns on a terminal, elsewhere tabs and no header.
 
 Exit codes:
   0  done; also when there was nothing to do
-  1  failed: the database or a file said no; safe to run again once that is mended.
-     Of doctor: something was found
+  1  failed: the database or a file said no; safe to run again once that is mended. Of doctor: a finding
   2  wrong usage: unknown command or option, nothing to connect to
   3  show, forget, release, resolve: there is no such key, or none that it can be done to`;
