@@ -34,4 +34,8 @@ describe('in lease mode, under SIGKILL, frozen holders, expired leases, cut rene
     expect(providerCalls).toBeGreaterThan(providerSteps);
     expect(providerEffects).toBeLessThanOrEqual(providerSteps);
   });
+
+  it('had steps whose provider knows no keys, and acts each time', () => {
+    expect(summary.tally.unkeyedSteps).toBeGreaterThan(0);
+  });
 });

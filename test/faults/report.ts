@@ -51,5 +51,7 @@ function leaseRows(tally: Tally): [string, number][] {
     ['calls to the provider', tally.providerCalls],
     ['steps that called it', tally.providerSteps],
     ['effects at the provider', tally.providerEffects],
+    ['steps whose provider knows no keys', tally.unkeyedSteps],
+    ['effects of those', tally.unkeyedEffects],
   ];
 }

@@ -28,6 +28,8 @@ export interface Route {
   tombstone?: true;
   /** The key expires while it is in use: it may be executed again, once in each of its lives. */
   expires?: true;
+  /** Its provider acts at every call. */
+  unkeyed?: true;
   /** An interrupted operation waits for an operator. */
   operated?: true;
 }
@@ -57,6 +59,7 @@ export const LEASE_ROUTES = {
   outliving: { lease: true, weight: 1, status: 201 },
   parallel: { lease: true, weight: 2, status: 201, failure: 500 },
   fallback: { lease: true, weight: 2, status: 201, failure: 500 },
+  unkeyed: { lease: true, weight: 2, status: 201, failure: 500, unkeyed: true },
   starved: { lease: true, weight: 0.3, status: 201 },
 } as const satisfies Record<string, Route>;
 

@@ -238,6 +238,8 @@ class Suite {
     this.tally.providerCalls = this.provider.calls;
     this.tally.providerEffects = this.provider.effects;
     this.tally.providerSteps = this.provider.steps;
+    this.tally.unkeyedEffects = this.provider.unkeyedEffects;
+    this.tally.unkeyedSteps = this.provider.unkeyedSteps;
     await this.keepSome(scenario, workload.histories);
     const { tally } = this;
     log(

@@ -26,6 +26,9 @@ export class Tally {
   providerEffects = 0;
   /** Steps of the provider's that were needed: one for each key and step. */
   providerSteps = 0;
+  /** The same where the provider knows no keys. */
+  unkeyedEffects = 0;
+  unkeyedSteps = 0;
 
   get kills(): number {
     return this.killsAnywhere + sum(this.killsAt);

@@ -152,6 +152,30 @@ export class LeasesController {
     return this.carryOut(context, body, res, { signal, around });
   }
 
+  /** Its provider knows no keys, and it may fail beside the step that asks it. */
+  @Post('unkeyed')
+  @Idempotent(LEASE)
+  async unkeyed(
+    @Body() { amount, failures }: Transfer,
+    @Headers('x-attempt') attempt: string,
+    @IdempotencyContext() context: IdempotencyContext,
+    @Res(PASS) res: Response,
+  ) {
+    const besides = async (): Promise<void> => {
+      await delay(amount % 40);
+      if (Number(attempt) <= failures) {
+        throw new Error('the handler fails beside its step');
+      }
+    };
+    const [notified] = await Promise.all([
+      context.step('notify', () => this.provider.callWithoutKey(context, 'notify')),
+      besides(),
+    ]);
+    const booking = await context.transaction('book', () => this.bookings.book(context.key, amount));
+    res.header('X-Receipt', booking.nonce);
+    return { ...booking, notified: notified.id, attempt: context.attempt };
+  }
+
   /** Its last step runs while the whole pool is busy, for longer than its lease. */
   @Post('starved')
   @Idempotent(LEASE)

@@ -40,7 +40,7 @@ export interface PoolReport {
   waiting: number;
 }
 
-/** What a handler asks the provider for; the key that makes it one is in the Idempotency-Key header. */
+/** What a handler asks the provider for; the key that makes it one is in the Idempotency-Key header, where there is one. */
 export interface ProviderCall {
   /** The suite's own: whose call it is. */
   key: string;

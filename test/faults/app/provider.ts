@@ -7,15 +7,25 @@ import type { ProviderCall, ProviderReceipt } from './protocol.js';
 export class Provider {
   constructor(private readonly url: string) {}
 
-  async call(
-    { key, attempt, downstreamKey }: IdempotencyContext,
+  call(context: IdempotencyContext, step: string, signal: AbortSignal | null): Promise<ProviderReceipt> {
+    return this.send(context, step, { 'Idempotency-Key': context.downstreamKey(step) }, signal);
+  }
+
+  /** Where the service knows no keys: it acts each time. */
+  callWithoutKey(context: IdempotencyContext, step: string): Promise<ProviderReceipt> {
+    return this.send(context, step, {}, null);
+  }
+
+  private async send(
+    { key, attempt }: IdempotencyContext,
     step: string,
+    headers: Record<string, string>,
     signal: AbortSignal | null,
   ): Promise<ProviderReceipt> {
     const call: ProviderCall = { key, step, attempt };
     const response = await fetch(this.url, {
       method: 'POST',
-      headers: { 'Content-Type': 'application/json', 'Idempotency-Key': downstreamKey(step) },
+      headers: { 'Content-Type': 'application/json', ...headers },
       body: JSON.stringify(call),
       signal,
     }).catch((cause: unknown) => {

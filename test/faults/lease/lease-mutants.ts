@@ -3,6 +3,7 @@ import type { Mutant } from '../mutants.js';
 const HANDLER_CONTEXT = 'src/requests/handler-context.ts';
 const DURABLE_STEPS = 'src/modes/lease/durable-steps.ts';
 const LEASE_HOLD = 'src/modes/lease/lease-hold.ts';
+const LEASED_CLAIM = 'src/modes/lease/leased-claim.ts';
 const STEP_MEMORY = 'src/modes/lease/step-memory.ts';
 const LEASE_SERVICE = 'src/modes/lease/lease.service.ts';
 const LEASE_STORE = 'src/postgres/statements/lease-store.ts';
@@ -140,6 +141,17 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
         file: LEASE_HOLD,
         from: 'const isAtWork = this.cancelledBecause === undefined || this.stepsRunning > 0;',
         to: 'const isAtWork = this.cancelledBecause === undefined;',
+      },
+    ],
+  },
+  {
+    name: 'lease: given back although a step runs',
+    expected: ['effect repeated without a cause'],
+    changes: [
+      {
+        file: LEASED_CLAIM,
+        from: 'await this.tools.close();\n    if (this.tools.waitForOperator) {',
+        to: 'if (this.tools.waitForOperator) {',
       },
     ],
   },

@@ -5,7 +5,7 @@ import { mayBeInFlight, sameResponse, type Violation } from '../oracle.js';
 import { type Route, routeOf } from '../routes.js';
 import { judgeJournal } from './journal-oracle.js';
 import type { BookingRow, LeaseEvent, LeaseState, StepMemo } from './lease-state.js';
-import type { StepBooks } from './provider-under-faults.js';
+import type { StepBooks, UnkeyedEffect } from './provider-under-faults.js';
 
 type Report = (rule: string, detail: string) => void;
 
@@ -81,11 +81,12 @@ function judgeEffects({ route, bookings, memos }: KeyEvidence, report: Report): 
 }
 
 /** The provider acts once for each step, however often it is called; and it is called no more often than need be. */
-function judgeProvider({ route, steps, memos }: KeyEvidence, report: Report): void {
-  for (const [step, { calls, effects }] of steps) {
+function judgeProvider({ route, steps, memos, events }: KeyEvidence, report: Report): void {
+  for (const [step, { calls, effects, unkeyed }] of steps) {
     if (effects.length > 1) {
       report('effect at the provider doubled', `step "${step}" was carried out ${effects.length} times`);
     }
+    judgeRepeats(step, unkeyed, events, report);
     if (route.expires === true) {
       continue; // attempts are counted anew in each of its lives
     }
@@ -99,6 +100,25 @@ function judgeProvider({ route, steps, memos }: KeyEvidence, report: Report): vo
     const memo = memos.find(({ name }) => name === step);
     if (memo !== undefined && calls.some((attempt) => attempt > memo.attempt)) {
       report('finished step run again', `step "${step}" of attempt ${memo.attempt}: called by ${calls.join(', ')}`);
+    }
+  }
+}
+
+/**
+ * Where the provider knows no keys, it acts once more for each attempt that was struck in the step: killed, frozen, or
+ * robbed of its lease, so that another took over; and for each time that the provider itself did not say that it had acted.
+ */
+function judgeRepeats(step: string, effects: UnkeyedEffect[], events: LeaseEvent[], report: Report): void {
+  for (const { attempt, isTold, id } of effects) {
+    const isRepeated = effects.some((other) => other.id !== id && other.attempt >= attempt);
+    const successor = events.find(
+      (row) => row.attempt === attempt + 1 && ['resumed', 'taken over'].includes(row.event),
+    );
+    if (isRepeated && isTold && successor?.event !== 'taken over') {
+      report(
+        'effect repeated without a cause',
+        `step "${step}" of attempt ${attempt}, which was followed by one that was ${successor?.event ?? 'never begun'}`,
+      );
     }
   }
 }
@@ -142,6 +162,12 @@ function judgeAnswers({ history, route, bookings, events, steps }: KeyEvidence, 
         'recorded by a former holder',
         `the response of attempt ${String(said['attempt'])}, during ${record.attempt}`,
       );
+    }
+    if (route.unkeyed === true) {
+      if (!steps.get('notify')?.unkeyed.some(({ id }) => id === said['notified'])) {
+        report('answer without effect at the provider', `step "notify": ${String(said['notified'])}`);
+      }
+      continue;
     }
     for (const [step, member] of PROVIDER_STEPS) {
       const [effect] = steps.get(step)?.effects ?? [];

@@ -14,6 +14,14 @@ export interface StepBooks {
   calls: number[];
   /** One for each downstream key that was ever acted upon. */
   effects: ProviderReceipt[];
+  /** One for each call without such a key that was acted upon. */
+  unkeyed: UnkeyedEffect[];
+}
+
+export interface UnkeyedEffect extends ProviderReceipt {
+  attempt: number;
+  /** Whether the caller, if it was still there, learned of it. */
+  isTold: boolean;
 }
 
 /** How a call goes wrong. */
@@ -25,6 +33,8 @@ export class ProviderUnderFaults {
   /** Steps of operations that have called. */
   steps = 0;
   effects = 0;
+  unkeyedSteps = 0;
+  unkeyedEffects = 0;
   private isCalm = true;
   private readonly books = new Map<string, Map<string, StepBooks>>();
   private readonly receipts = new Map<string, ProviderReceipt>();
@@ -77,7 +87,10 @@ export class ProviderUnderFaults {
       response.writeHead(503).end();
       return;
     }
-    const receipt = this.act(request.headers['idempotency-key'] as string, books);
+    const isTold = mood !== 'fails after it acted' && mood !== 'hangs up after it acted';
+    const downstreamKey = request.headers['idempotency-key'] as string | undefined;
+    const receipt =
+      downstreamKey === undefined ? this.actWithoutKey(books, attempt, isTold) : this.act(downstreamKey, books);
     if (mood === 'slow to answer') {
       await this.rest();
     }
@@ -101,12 +114,20 @@ export class ProviderUnderFaults {
     return receipt;
   }
 
+  private actWithoutKey(books: StepBooks, attempt: number, isTold: boolean): ProviderReceipt {
+    const receipt = { id: randomUUID() };
+    this.unkeyedSteps += books.unkeyed.length === 0 ? 1 : 0;
+    this.unkeyedEffects++;
+    books.unkeyed.push({ ...receipt, attempt, isTold });
+    return receipt;
+  }
+
   private booksOf(key: string, step: string): StepBooks {
     const steps = this.books.get(key) ?? new Map<string, StepBooks>();
     this.books.set(key, steps);
     let books = steps.get(step);
     if (books === undefined) {
-      books = { calls: [], effects: [] };
+      books = { calls: [], effects: [], unkeyed: [] };
       steps.set(step, books);
       this.steps++;
     }
