@@ -5,6 +5,26 @@ import { changeTable } from '../src/postgres/ddl/patient-ddl.js';
 import { isOwnTable } from '../src/postgres/ddl/own-table.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from '../src/postgres/table-name.js';
 
+/** Each by an ALTER TABLE of its own: Citus takes no other command beside one. */
+const CONSTRAINTS = {
+  idempotency_keys_attempt_counts: 'attempt >= 1',
+  idempotency_keys_execution_has_attempt: '(execution_id is null) = (attempt is null)',
+  idempotency_keys_unfinished_is_leased: 'response_status is not null or attempt is not null',
+  idempotency_keys_finished_has_no_lease: 'response_status is null or lease_expires_at is null',
+  idempotency_keys_response_whole: `
+    (response_status is null) = (response_headers is null)
+    and (response_status is null) = (response_bytes is null)
+    and (response_status is not null or response_body is null)`,
+  idempotency_keys_expires_after_lease: 'lease_expires_at is null or expires_at > lease_expires_at',
+};
+
+/** Those that say something of columns that stay; the others go with theirs. */
+const DEPENDENT_CONSTRAINTS = [
+  'idempotency_keys_unfinished_is_leased',
+  'idempotency_keys_finished_has_no_lease',
+  'idempotency_keys_response_whole',
+];
+
 /** Lease mode: a row that stands while its request still runs, and the steps of its handler that have finished. */
 export class AddLeasesAndSteps1763769600000 implements Migration {
   readonly name: string = 'AddLeasesAndSteps1763769600000';
@@ -31,18 +51,11 @@ alter table ${keys}
   alter column response_bytes drop not null,
   add column execution_id uuid,
   add column attempt integer,
-  add column lease_expires_at timestamptz,
-  add constraint idempotency_keys_attempt_counts check (attempt >= 1)${validation},
-  add constraint idempotency_keys_execution_has_attempt check ((execution_id is null) = (attempt is null))${validation},
-  add constraint idempotency_keys_unfinished_is_leased check (response_status is not null or attempt is not null)${validation},
-  add constraint idempotency_keys_finished_has_no_lease check (response_status is null or lease_expires_at is null)${validation},
-  add constraint idempotency_keys_response_whole check (
-    (response_status is null) = (response_headers is null)
-    and (response_status is null) = (response_bytes is null)
-    and (response_status is not null or response_body is null)
-  )${validation},
-  add constraint idempotency_keys_expires_after_lease check (lease_expires_at is null or expires_at > lease_expires_at)${validation}`,
+  add column lease_expires_at timestamptz`,
     );
+    for (const [name, condition] of Object.entries(CONSTRAINTS)) {
+      await changeTable(runner, keys, `alter table ${keys} add constraint ${name} check (${condition})${validation}`);
+    }
 
     await runner.query(
       `comment on column ${keys}.execution_id is 'Lease mode: names all attempts at one operation, to which its steps belong. Null in transaction mode.'`,
@@ -92,14 +105,14 @@ create table ${steps} (
     const keys = this.table(runner, KEYS_TABLE);
     await changeTable(runner, this.table(runner, STEPS_TABLE), `drop table ${this.table(runner, STEPS_TABLE)}`);
     await runner.query(`delete from ${keys} where response_status is null`);
+    for (const name of DEPENDENT_CONSTRAINTS) {
+      await changeTable(runner, keys, `alter table ${keys} drop constraint ${name}`);
+    }
     await changeTable(
       runner,
       keys,
       `
 alter table ${keys}
-  drop constraint idempotency_keys_unfinished_is_leased,
-  drop constraint idempotency_keys_finished_has_no_lease,
-  drop constraint idempotency_keys_response_whole,
   drop column execution_id,
   drop column attempt,
   drop column lease_expires_at,

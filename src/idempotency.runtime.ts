@@ -16,7 +16,7 @@ import { dataSourceSchema } from './postgres/data-source-schema.js';
 import { assertProtocolClient } from './postgres/driver-check.js';
 import { KeyStore } from './postgres/statements/key-store.js';
 import { ObservedKeys } from './postgres/statements/observed-keys.js';
-import { assertUsable, findKeyTables, type KeyTables } from './postgres/statements/key-tables.js';
+import { assertUsable, findKeyTables, isDistributed, type KeyTables } from './postgres/statements/key-tables.js';
 import { LeaseService } from './modes/lease/lease.service.js';
 import { LeaseStore } from './postgres/statements/lease-store.js';
 import { SearchPathWatch } from './postgres/search-path-watch.js';
@@ -64,10 +64,12 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   async onModuleInit(): Promise<void> {
     const dataSource = this.findDataSource();
     await assertProtocolClient(dataSource);
-    const { schema, searchPath } = await this.findTables(dataSource);
+    const tables = await this.findTables(dataSource);
+    const { schema, searchPath } = tables;
+    const onCitus = isDistributed(tables);
     const searchPaths = new SearchPathWatch(searchPath, (message) => IdempotencyRuntime.logger.warn(message));
     const runner = new StatementRunner();
-    const store = new KeyStore(schema, runner, searchPaths);
+    const store = new KeyStore(schema, runner, searchPaths, onCitus);
     const encoding = await store.databaseEncoding(dataSource);
     if (encoding !== 'UTF8') {
       // A scope, a path, a header or a step's result may hold any character, and one that has no place in the database
@@ -78,7 +80,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
       );
     }
     const transactions = new AmbientTransactions(dataSource);
-    const leaseStore = new LeaseStore(schema, runner, searchPaths);
+    const leaseStore = new LeaseStore(schema, runner, searchPaths, onCitus);
     const connections = new Connections(transactions, runner);
     const leases = new LeaseService(leaseStore, connections, runner);
     const claims = new Claims(store, connections, leases);
@@ -157,7 +159,8 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
           `(with DATABASE_URL or --url), or add \`...${migrations}\` from 'nestjs-idempotency/migrations' to your DataSource's \`migrations\`.`,
       );
     }
-    await assertUsable(dataSource, tables).catch(cannotUse);
+    const { localWrites = DEFAULT_OPTIONS.localWrites } = this.options;
+    await assertUsable(dataSource, tables, localWrites).catch(cannotUse);
     return tables;
   }
 

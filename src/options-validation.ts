@@ -136,6 +136,7 @@ const MODULE_CHECKS: Record<keyof IdempotencyModuleOptions, Check> = {
     accepts: (value) => value === false || (isObject(value) && hasOnly(value, { intervalMs, batchSize })),
     expected: `false or { intervalMs: ${intervalMs.expected}, batchSize: ${batchSize.expected} }`,
   },
+  localWrites: { accepts: (value) => typeof value === 'boolean', expected: 'true or false' },
 };
 
 /** @throws IdempotencyOptionError that names the option, its value and the remedy */

@@ -2,12 +2,13 @@ import { DEFAULT_OPTIONS } from '../protocol/options.js';
 import { KeyStore, type PurgedBatch } from '../postgres/statements/key-store.js';
 import { print, printJson, type CommandContext } from './command.js';
 import { ProgressBar } from './progress-bar.js';
-import { schemaOfTables } from './schema-of-tables.js';
+import { placeOfTables } from './schema-of-tables.js';
 
 /** Batch by batch until one is short: each is its own transaction, so that an interrupted purge keeps what it did. */
 export async function purge(context: CommandContext): Promise<void> {
   const { dataSource, dryRun, json } = context;
-  const store = new KeyStore(await schemaOfTables(context));
+  const { schema, onCitus } = await placeOfTables(context);
+  const store = new KeyStore(schema, undefined, undefined, onCitus);
   const expired = await store.countExpired(dataSource);
   if (dryRun) {
     return json ? printJson({ expired }) : print(`would delete ${keys(expired)}`);

@@ -2,6 +2,8 @@ import { MEMBERS_WITH_VALUES } from '../util/error-without-values.js';
 
 /** SQLSTATEs this library reacts to (PostgreSQL manual, appendix A). */
 export const SQLSTATE = {
+  nullValueNotAllowed: '22004',
+  divisionByZero: '22012',
   insufficientPrivilege: '42501',
   notNullViolation: '23502',
   activeSqlTransaction: '25001',
@@ -47,6 +49,20 @@ export function hideValues(error: unknown): void {
 
 export function sqlStateOf(error: unknown): string | undefined {
   return postgresErrorOf(error)?.code;
+}
+
+/**
+ * Which of the columns refused a null. Of an error on a worker Citus hands on the text alone, which has the column's name
+ * in every language; it has no values.
+ */
+export function nullColumnOf<Column extends string>(error: unknown, columns: readonly Column[]): Column | undefined {
+  const cause = postgresErrorOf(error);
+  if (cause?.code !== SQLSTATE.notNullViolation) {
+    return undefined;
+  }
+  return columns.find((column) =>
+    cause.column === undefined ? cause.message.includes(column) : cause.column === column,
+  );
 }
 
 /** Serialization failures and deadlocks: the same work may succeed when it is run again (PostgreSQL manual, 13.5). */

@@ -191,6 +191,12 @@ export interface IdempotencyModuleOptions extends IdempotentOptions {
 
   /** The scheduled deletion of expired keys, or `false` for none. @default every 10 minutes, 1000 rows a statement */
   purge?: false | PurgeOptions;
+
+  /**
+   * Says that no handler writes to tables that Citus keeps on other nodes. Without it plain tables of keys are refused at
+   * boot where there are such tables: the two would not commit together. @default false
+   */
+  localWrites?: boolean;
 }
 
 /** Every default, once. */
@@ -212,6 +218,7 @@ export const DEFAULT_OPTIONS = {
   maxHeldBytes: 32 * 1024 * 1024, // a default pool of ten requests then holds 320 MiB at the most
   problemBaseUrl: 'urn:nestjs-idempotency:',
   purge: { intervalMs: 10 * 60 * 1000, batchSize: 1000 },
+  localWrites: false,
 } as const satisfies IdempotencyModuleOptions;
 
 const DEFAULTED = [

@@ -47,7 +47,7 @@ const OWNED = 'src/postgres/owned-transaction.ts';
 const RECORDED_RESPONSE = 'src/http/recorded-response.ts';
 const HTTP_EXCHANGE = 'src/http/response/http-exchange.ts';
 
-const INSERT_ARBITER = 'created_at = case when k.expires_at <= clock_timestamp() then excluded.created_at end,';
+const INSERT_ARBITER = 'created_at = case when k.expires_at <= excluded.created_at then excluded.created_at end,';
 
 /** Repeated where the rows are deleted. */
 const PURGE_CONDITION = ' and expires_at <= clock_timestamp()\n              returning';
@@ -157,7 +157,11 @@ export const MUTANTS: readonly Mutant[] = [
         to: 'values: [identity.scope, identity.key, new Date().toISOString()] }',
       },
       { file: KEY_STORE, from: 'values: [scope, key] }', to: 'values: [scope, key, new Date().toISOString()] }' },
-      { file: KEY_STORE, from: INSERT_ARBITER, to: INSERT_ARBITER.replace('clock_timestamp()', '$14::timestamptz') },
+      {
+        file: KEY_STORE,
+        from: INSERT_ARBITER,
+        to: INSERT_ARBITER.replace('<= excluded.created_at', '<= $14::timestamptz'),
+      },
       { file: KEY_STORE, from: '    marker,\n  ];', to: '    marker,\n    new Date().toISOString(),\n  ];' },
     ],
   },

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Client } from 'pg';
-import { assertUsable, findKeyTables } from '../../src/postgres/statements/key-tables.js';
+import { assertUsable, findKeyTables, isDistributed } from '../../src/postgres/statements/key-tables.js';
 import type { Queryable } from '../../src/postgres/queryable.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { createTestApp } from '../support/test-app.js';
@@ -35,9 +35,9 @@ describe('at boot the tables of keys', () => {
     await database.drop();
   });
 
-  const check = async (schema?: string) => {
+  const check = async (schema?: string, localWrites = false) => {
     const tables = await findKeyTables(db, schema);
-    await assertUsable(db, tables!);
+    await assertUsable(db, tables!, localWrites);
     return tables;
   };
 
@@ -96,17 +96,56 @@ describe('at boot the tables of keys', () => {
     await other.connect();
     try {
       await turnTablesInto('8 HASH partitions', own.url);
-      await other.query('alter table idempotency_keys_p3 set unlogged');
+      await other.query('alter table idempotency_keys_p8_3 set unlogged');
       await expect(
         assertUsable(
           { query: async (sql, parameters) => (await other.query(sql, parameters)).rows },
           { schema: 'public', searchPath: '' },
+          false,
         ),
-      ).rejects.toThrow('alter table idempotency_keys_p3 set logged;');
+      ).rejects.toThrow('alter table idempotency_keys_p8_3 set logged;');
     } finally {
       await other.end();
       await own.drop();
     }
+  });
+
+  describe('beside the list of tables that Citus keeps', () => {
+    // The list alone, as Citus has it: what the statements do on its tables `npm run test:citus` shows.
+    const list = (...rows: string[]): Promise<unknown> =>
+      client.query(`set local allow_system_table_mods = on;
+        create table pg_catalog.pg_dist_partition (
+          logicalrelid regclass, partmethod "char", colocationid int, repmodel "char");
+        grant select on pg_catalog.pg_dist_partition to ${ROLE};
+        create table orders ();
+        ${rows.map((row) => `insert into pg_catalog.pg_dist_partition values ${row};`).join('\n')}`);
+
+    it('are good as plain ones where nothing is elsewhere', async () => {
+      await list(`('orders', 'n', 0, 's')`); // managed, and on this node alone
+      expect(isDistributed((await check())!)).toBe(false);
+    });
+
+    it.each([
+      ['distributed', `('orders', 'h', 1, 's')`],
+      ['reference', `('orders', 'n', 2, 't')`],
+      ["a tenant's schema", `('orders', 'n', 3, 's')`],
+    ])('are refused as plain ones beside a table that is elsewhere (%s), with what to run', async (_, row) => {
+      await list(row);
+      await expect(check()).rejects.toThrow(
+        /idempotency_keys" is a plain table beside distributed ones \(orders\).*citus_add_local_table_to_metadata\('"public"."idempotency_keys"'\).*create_distributed_table\('"public"."idempotency_keys"', 'key', colocate_with => 'none'\).*localWrites: true/,
+      );
+      expect(isDistributed((await check(undefined, true))!)).toBe(false);
+    });
+
+    it('are refused when one of the two is a plain one', async () => {
+      await list(`('orders', 'h', 1, 's')`, `('idempotency_keys', 'h', 2, 's')`);
+      await expect(check()).rejects.toThrow('idempotency_steps" is a plain table');
+    });
+
+    it.each([`'h', 2, 's'`, `'n', 0, 's'`, `'n', 2, 't'`])('are good as tables of Citus: %s', async (kind) => {
+      await list(`('orders', 'h', 1, 's')`, `('idempotency_keys', ${kind})`, `('idempotency_steps', ${kind})`);
+      expect(isDistributed((await check())!)).toBe(true);
+    });
   });
 
   it('keep the application from starting when they cannot be used', async () => {

@@ -176,6 +176,7 @@ const MODULE_ONLY_OPTIONS: Record<string, Expectation> = {
     remedy:
       'false or { intervalMs: a whole number of milliseconds from 1000 to 86400000, batchSize: a whole number from 1 to 100000 }',
   },
+  localWrites: { accepts: [true, false], refuses: ['false', 0, null, []], remedy: 'true or false' },
 };
 
 const MODULE_OPTIONS = { ...ROUTE_OPTIONS, ...MODULE_ONLY_OPTIONS };
@@ -303,7 +304,7 @@ it.each(Object.keys(MODULE_ONLY_OPTIONS))('%s belongs to the module: a route has
 
 describe('merged options', () => {
   it('are the defaults where nothing is given, or only undefined', () => {
-    const { problemBaseUrl: _url, purge: _purge, ...ofRoutes } = DEFAULT_OPTIONS;
+    const { problemBaseUrl: _url, purge: _purge, localWrites: _local, ...ofRoutes } = DEFAULT_OPTIONS;
     expect(mergeRouteOptions()).toEqual(ofRoutes);
     const undefinedOnes = Object.fromEntries(Object.keys(ROUTE_OPTIONS).map((name) => [name, undefined]));
     expect(mergeRouteOptions(undefined, undefinedOnes, undefined)).toEqual(ofRoutes);

@@ -6,7 +6,7 @@ import type { Connections } from '../../postgres/connections.js';
 import { failpoint } from '../../util/failpoint.js';
 import { SHUTDOWN_PATIENCE_MS } from '../../protocol/constants.js';
 import { IdempotencyStoreUnavailableException } from '../../protocol/exceptions.js';
-import type { LeaseResult, LeaseStore } from '../../postgres/statements/lease-store.js';
+import { KeyInFlightError, type LeaseResult, type LeaseStore } from '../../postgres/statements/lease-store.js';
 import { isDefiniteFailure, SQLSTATE, sqlStateOf } from '../../postgres/sqlstate.js';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
 import type { StatementRunner } from '../../postgres/statement-runner.js';
@@ -93,7 +93,11 @@ export class LeaseService implements Mode {
     const ask = (): Promise<LeaseResult> => this.connections.run((client) => this.store.claim(client, request));
     return ask()
       .catch((error: unknown) => {
-        if (error instanceof IdempotencyStoreUnavailableException || isDefiniteFailure(error)) {
+        if (
+          error instanceof IdempotencyStoreUnavailableException ||
+          error instanceof KeyInFlightError ||
+          isDefiniteFailure(error)
+        ) {
           throw error;
         }
         return ask();
@@ -104,6 +108,9 @@ export class LeaseService implements Mode {
 
   /** A server that takes no writes refuses a claim before it looks; what is recorded can be replayed all the same. */
   private async recorded(request: KeyIdentity, refusal: unknown): Promise<LeaseResult> {
+    if (refusal instanceof KeyInFlightError) {
+      return { kind: 'in flight' };
+    }
     const found =
       sqlStateOf(refusal) === SQLSTATE.readOnlySqlTransaction
         ? await this.connections.run((client) => this.store.lookUp(client, request), 'cancel')

@@ -1,5 +1,6 @@
 import { type Queryable, rowsOf } from '../queryable.js';
 import { SQLSTATE, sqlStateOf } from '../sqlstate.js';
+import { assertCommitsTogether, type CitusTables, findCitusTables } from './citus-tables.js';
 import { KEYS_TABLE, quoteIdentifier, STEPS_TABLE, tableName } from '../table-name.js';
 
 /** Where the tables are, found once: no `search_path` of a later session leads elsewhere. */
@@ -7,6 +8,16 @@ export interface KeyTables {
   schema: string;
   /** That of the session that found them. */
   searchPath: string;
+  /** What Citus makes of them, where it is. */
+  citus?: CitusTables;
+}
+
+/**
+ * Whether Citus plans the statements on them, of whatever kind of its tables they are: distributed, reference, managed on
+ * the coordinator.
+ */
+export function isDistributed({ citus }: Pick<KeyTables, 'citus'>): boolean {
+  return citus !== undefined && citus.plain.length < 2;
 }
 
 /** Of the last migration. */
@@ -40,15 +51,25 @@ export async function findKeyTables(db: Queryable, schema: string | undefined): 
       { cause: error },
     );
   });
-  return found?.complete ? { schema: found.schema, searchPath: found.searchPath } : undefined;
+  if (!found?.complete) {
+    return undefined;
+  }
+  const { schema: place, searchPath } = found;
+  const citus = await findCitusTables(db, place);
+  return citus === undefined ? { schema: place, searchPath } : { schema: place, searchPath, citus };
 }
 
 /**
- * Makes sure that keys can be kept in the tables, and are kept through a crash of the server.
+ * Makes sure that keys can be kept in the tables, are kept through a crash of the server, and commit with what a handler
+ * writes.
  *
+ * @param localWrites whether no handler writes to tables that Citus keeps on other nodes
  * @throws Error that says what to run
  */
-export async function assertUsable(db: Queryable, { schema }: KeyTables): Promise<void> {
+export async function assertUsable(db: Queryable, { schema, citus }: KeyTables, localWrites: boolean): Promise<void> {
+  if (citus !== undefined && !localWrites) {
+    assertCommitsTogether(citus, schema);
+  }
   for (const table of [KEYS_TABLE, STEPS_TABLE].map((name) => tableName(name, schema))) {
     const [found] = await rowsOf<{ role: string; missing: string[]; unlogged: string[] }>(
       db,

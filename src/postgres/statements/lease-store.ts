@@ -4,6 +4,7 @@ import type { IsolationLevel } from '../../protocol/options.js';
 import { ReadOnlyServerError, TransactionEndedByHandlerError } from './key-store.js';
 import type { NewRecord } from '../../protocol/request.js';
 import type { HeaderLine } from '../../protocol/response.js';
+import { CLAIM_SETTING, distributedClaimOn, isTaken } from './distributed-lease-claim.js';
 import { lockNumber } from '../lock-number.js';
 import { type Queryable, rowsOf } from '../queryable.js';
 import {
@@ -27,7 +28,7 @@ import {
   settingsAtBegin,
   TRANSACTION_MARKER,
 } from '../session-settings.js';
-import { postgresErrorOf, SQLSTATE } from '../sqlstate.js';
+import { nullColumnOf, postgresErrorOf, SQLSTATE } from '../sqlstate.js';
 import { type BoundStatement, failedStatement, type Statement, type StatementResult } from '../statement-batch.js';
 import { StatementRunner } from '../statement-runner.js';
 import type { Attention, KeyIdentity } from '../../protocol/stored-key.js';
@@ -97,22 +98,32 @@ export type LeaseResult =
 /** The holder's fencing token is no longer the key's: another attempt has taken over, or the key has its response. */
 export class FencedOffError extends Error {}
 
+/** A claim by lease met the lock of a request in transaction mode, where that is told by an error. */
+export class KeyInFlightError extends Error {}
+
 /** Every statement of lease mode, one method each. Each is one round trip, and all but `begin` end what they begin. */
 export class LeaseStore {
   private readonly keys: string;
   private readonly steps: string;
   private readonly statements: ReturnType<typeof statementsOn>;
+  private readonly inTwo: ReturnType<typeof distributedClaimOn>;
   private readonly prepared: readonly Statement[];
 
   constructor(
     private readonly schema?: string,
     private readonly runner = new StatementRunner(),
     private readonly searchPaths?: SearchPathWatch,
+    /** Whether the tables are those of Citus: see {@link KeyTables.isDistributed}. */
+    private readonly isDistributed = false,
   ) {
     this.keys = tableName(KEYS_TABLE, schema);
     this.steps = tableName(STEPS_TABLE, schema);
     this.statements = statementsOn(this.keys, this.steps);
-    this.prepared = [...Object.values(BEGIN), ...Object.values(this.statements)];
+    this.inTwo = distributedClaimOn(this.keys, this.steps);
+    // What a connection learns it learns with its first batch: nothing that it has no use for.
+    const { sameTransaction, claim, progress, ...common } = this.statements;
+    const own = isDistributed ? { sameTransaction, ...this.inTwo } : { claim, progress };
+    this.prepared = [...Object.values(BEGIN), ...Object.values(common), ...Object.values(own)];
   }
 
   /**
@@ -120,6 +131,10 @@ export class LeaseStore {
    * earlier try whose answer was lost has claimed is found again.
    */
   async claim(client: PoolClient, request: LeaseRequest): Promise<LeaseResult> {
+    return this.isDistributed ? this.claimInTwo(client, request) : this.claimAtOnce(client, request);
+  }
+
+  private async claimAtOnce(client: PoolClient, request: LeaseRequest): Promise<LeaseResult> {
     const { scope, key, claimId } = request;
     const { enter, claim, lookUp, progress, commit } = this.statements;
     const results = await this.run(client, [
@@ -146,6 +161,48 @@ export class LeaseStore {
           steps: results[4]!.rows.flatMap(finishedStepOf),
           defaultIsolation: isolation!.toUpperCase() as IsolationLevel,
         };
+  }
+
+  /**
+   * The same on tables of Citus: a look first, so that a key that is taken is not touched, then a claim that decides by
+   * itself. The steps of an attempt before are looked up behind it: by then nobody else may add one.
+   */
+  private async claimInTwo(client: PoolClient, request: LeaseRequest): Promise<LeaseResult> {
+    const { scope, key, claimId } = request;
+    const taken = await this.lookUp(client, request);
+    if (taken !== undefined && isTaken(taken, request)) {
+      return taken;
+    }
+    const { enter, lookUp, commit } = this.statements;
+    const { clear, claim, held, finished } = this.inTwo;
+    const results = await this.run(client, [
+      { statement: BEGIN['READ COMMITTED'] },
+      { statement: enter, values: [lockNumber([this.schema ?? '', scope, key]), claimId] },
+      { statement: clear, values: [scope, key] },
+      { statement: claim, values: leaseValues(request) },
+      { statement: lookUp, values: [scope, key] },
+      { statement: held, values: [scope, key, claimId] },
+      { statement: commit },
+    ]).catch((error: unknown) => {
+      throw failedStatement(error) === claim && nullColumnOf(error, ['claim_id']) !== undefined
+        ? new KeyInFlightError('a request in transaction mode holds the lock', { cause: error })
+        : error;
+    });
+    const [, , searchPath, isolation] = results[1]!.rows[0]!;
+    this.searchPaths?.see(searchPath!);
+    const [attempt, executionId] = results[5]!.rows[0] ?? [];
+    if (attempt === undefined || attempt === null) {
+      const found = results[4]!.rows[0];
+      return found === undefined ? { kind: 'in flight' } : foundKeyOf(found);
+    }
+    const steps =
+      attempt === '1' ? [] : (await this.run(client, [{ statement: finished, values: [executionId!] }]))[0]!.rows;
+    return {
+      kind: 'claimed',
+      attempt: Number(attempt),
+      steps: steps.flatMap(([name, position, outcome]) => finishedStepOf([attempt, name!, position!, outcome!])),
+      defaultIsolation: isolation!.toUpperCase() as IsolationLevel,
+    };
   }
 
   async lookUp(client: PoolClient, { scope, key }: KeyIdentity): Promise<FoundKey | undefined> {
@@ -227,9 +284,11 @@ export class LeaseStore {
    */
   async commitStep(client: PoolClient, step: NewStep, renewal?: { leaseMs: number; ttlMs: number }): Promise<void> {
     const { marker } = settingsAtBegin(client, step.claimId);
+    const { sameTransaction, step: add, renew } = this.statements;
     await this.commitWith(client, step.claimId, [
-      { statement: this.statements.step, values: stepValues(step, marker) },
-      ...(renewal === undefined ? [] : [{ statement: this.statements.renew, values: renewalValues(step, renewal) }]),
+      ...(this.isDistributed ? [{ statement: sameTransaction, values: [marker] }] : []),
+      { statement: add, values: stepValues(step, this.isDistributed ? null : marker) },
+      ...(renewal === undefined ? [] : [{ statement: renew, values: renewalValues(step, renewal) }]),
     ]);
   }
 
@@ -313,7 +372,7 @@ export class LeaseStore {
          update ${this.keys}
          set claim_id = $3::uuid, lease_expires_at = null, attention = null, response_status = $4::int2, response_headers = $5::jsonb,
              response_body = $6::bytea, response_bytes = octet_length($6::bytea),
-             expires_at = clock_timestamp() + $7::float8 * interval '1 millisecond'
+             expires_at = statement_timestamp() + $7::float8 * interval '1 millisecond'
          where ${ABANDONED}
          returning execution_id),
        gone as (delete from ${this.steps} s using resolved r where s.execution_id = r.execution_id)
@@ -332,7 +391,7 @@ export class LeaseStore {
        released as (
          update ${this.keys}
          set claim_id = $3::uuid, lease_expires_at = null, attention = null,
-             expires_at = clock_timestamp() + $4::float8 * interval '1 millisecond'
+             expires_at = statement_timestamp() + $4::float8 * interval '1 millisecond'
          where ${ABANDONED} and exists (select 1 from found)
          returning 1),
        freed as (
@@ -357,12 +416,13 @@ export class LeaseStore {
       order by execution_id limit ${LEFT_STEPS_SAMPLE})`;
     await rowsOf(
       db,
-      `with seen as (${sample('>=')} union ${sample('<')}),
+      `with seen as materialized (${sample('>=')} union ${sample('<')}),
+       alive as materialized (
+         select k.execution_id from ${this.keys} k
+         join seen on k.scope = seen.scope and k.key = seen.key and k.execution_id = seen.execution_id),
        gone as (
-         delete from ${this.steps} s using seen
-         where s.execution_id = seen.execution_id and not exists (
-           select 1 from ${this.keys} k
-           where k.scope = seen.scope and k.key = seen.key and k.execution_id = seen.execution_id))
+         delete from ${this.steps} where execution_id = any (
+           array(select execution_id from seen where execution_id not in (select execution_id from alive))))
        select 1`,
       [randomUUID()],
     );
@@ -376,14 +436,15 @@ export class LeaseStore {
     try {
       return await this.run(client, batch);
     } catch (error) {
+      const { step, sameTransaction } = this.statements;
+      const failed = failedStatement(error);
       const cause = postgresErrorOf(error);
-      if (cause?.code === SQLSTATE.notNullViolation && failedStatement(error) === this.statements.step) {
-        switch (cause.column) {
-          case 'execution_id':
-            throw new FencedOffError('the lease is held by another attempt', { cause });
-          case 'created_at':
-            throw new TransactionEndedByHandlerError('the transaction of the step is over', { cause });
-        }
+      const column = failed === step ? nullColumnOf(error, ['execution_id', 'created_at']) : undefined;
+      if (column === 'execution_id' || (failed === step && cause?.code === SQLSTATE.nullValueNotAllowed)) {
+        throw new FencedOffError('the lease is held by another attempt', { cause });
+      }
+      if (column === 'created_at' || (failed === sameTransaction && cause?.code === SQLSTATE.divisionByZero)) {
+        throw new TransactionEndedByHandlerError('the transaction of the step is over', { cause });
       }
       throw error;
     }
@@ -398,9 +459,6 @@ export function isOneSnapshot(isolation: IsolationLevel | undefined): boolean {
 /** Steps are few: an operation has them only until it ends. */
 const LEFT_STEPS_SAMPLE = 100;
 
-/** What tells the statement behind it that the key is its own. */
-const CLAIM_SETTING = 'nestjs_idempotency.claim_id';
-
 /** Rows that are still the holder's, and wait for a response. */
 const HELD = 'scope = $1::text and key = $2::text and claim_id = $3::uuid and response_status is null';
 
@@ -409,7 +467,7 @@ export const ANY_POSITION = 2_147_483_647;
 
 /** Rows without a response that nobody holds any more. */
 const ABANDONED = `scope = $1::text and key = $2::text and response_status is null
-           and expires_at > clock_timestamp() and (lease_expires_at is null or lease_expires_at <= clock_timestamp())`;
+           and expires_at > statement_timestamp() and (lease_expires_at is null or lease_expires_at <= statement_timestamp())`;
 
 function statementsOn(keys: string, steps: string) {
   return {
@@ -473,25 +531,29 @@ function statementsOn(keys: string, steps: string) {
     },
     renew: {
       id: 'lease_renew',
-      text: `update ${keys} set lease_expires_at = at + $4::float8 * interval '1 millisecond',
-          expires_at = case when expires_at = 'infinity' then expires_at
-            else at + ($4::float8 + $5::float8) * interval '1 millisecond' end
-        from clock_timestamp() as at
+      text: `update ${keys} set lease_expires_at = statement_timestamp() + $4::float8 * interval '1 millisecond',
+          expires_at = greatest(statement_timestamp() + ($4::float8 + $5::float8) * interval '1 millisecond',
+            case when expires_at = 'infinity' then expires_at end)
         where ${HELD} and lease_expires_at is not null`, // one that was given back stays so
     },
     renewal: { id: 'lease_renewal', text: `select set_config('lock_timeout', $1::text, true), ${DURABLE_COMMIT}` },
     durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}` },
     limits: { id: 'lease_limits', text: `select ${firstSettings('$1')}` },
     hold: { id: 'lease_hold', text: `select 1 from ${keys} where ${HELD} for share` },
+    // Alone, where the marker would be compared on another node, whose transaction is another one.
+    sameTransaction: {
+      id: 'lease_same_transaction',
+      text: `select 1 / (${TRANSACTION_MARKER} = $1::text)::int4`,
+    },
     step: {
       id: 'lease_step',
       // The row lock keeps a takeover out until this commits; without it one could slip in between. A holder that was
       // fenced off finds no row, so that execution_id is null, and created_at is null when the transaction is not the one
       // that was begun: both are refused, and a COMMIT behind them is not executed.
-      text: `insert into ${steps} (execution_id, name, position, attempt, outcome, scope, key, created_at)
-        values ((select execution_id from ${keys} where ${HELD} for share),
-          $4::text, $5::int4, $6::int4, $7::json, $1::text, $2::text,
-          case when $8::text is null or ${TRANSACTION_MARKER} = $8::text then clock_timestamp() end)
+      text: `with held as materialized (select execution_id from ${keys} where ${HELD} for share)
+        insert into ${steps} (execution_id, name, position, attempt, outcome, scope, key, created_at)
+        select (select execution_id from held), $4::text, $5::int4, $6::int4, $7::json, $1::text, $2::text,
+          case when $8::text is null or ${TRANSACTION_MARKER} = $8::text then clock_timestamp() end
         on conflict (execution_id, name) do nothing`,
     },
     record: {
@@ -499,7 +561,7 @@ function statementsOn(keys: string, steps: string) {
       text: `with recorded as (
           update ${keys} set lease_expires_at = null, attention = null, response_status = $4::int2, response_headers = $5::jsonb,
             response_body = $6::bytea, response_bytes = $7::int8,
-            expires_at = clock_timestamp() + $8::float8 * interval '1 millisecond'
+            expires_at = statement_timestamp() + $8::float8 * interval '1 millisecond'
           where ${HELD}
           returning execution_id),
         gone as (delete from ${steps} s using recorded r where s.execution_id = r.execution_id)
@@ -510,7 +572,7 @@ function statementsOn(keys: string, steps: string) {
       id: 'lease_release',
       text: `with released as (
           update ${keys} set lease_expires_at = null, attention = $5::jsonb,
-            expires_at = clock_timestamp() + $4::float8 * interval '1 millisecond'
+            expires_at = statement_timestamp() + $4::float8 * interval '1 millisecond'
           where ${HELD}
           returning execution_id),
         -- what came behind a failure that is withdrawn need not be come by again
@@ -523,7 +585,7 @@ function statementsOn(keys: string, steps: string) {
     },
     interrupt: {
       id: 'lease_interrupt',
-      text: `update ${keys} set lease_expires_at = clock_timestamp(), expires_at = 'infinity' where ${HELD}`,
+      text: `update ${keys} set lease_expires_at = statement_timestamp(), expires_at = 'infinity' where ${HELD}`,
     },
     withdraw: { id: 'lease_withdraw', text: `delete from ${keys} where ${HELD}` },
     unlock: UNLOCK,

@@ -29,8 +29,8 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: LEASE_STORE,
-        from: 'values ((select execution_id from ${keys} where ${HELD} for share),',
-        to: `values ((select execution_id from \${keys} where ${UNFENCED} for share),`,
+        from: '(select execution_id from ${keys} where ${HELD} for share)',
+        to: `(select execution_id from \${keys} where ${UNFENCED} for share)`,
       },
     ],
   },
@@ -40,8 +40,8 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: LEASE_STORE,
-        from: 'values ((select execution_id from ${keys} where ${HELD} for share),',
-        to: 'values ((select execution_id from ${keys} where ${HELD}),',
+        from: '(select execution_id from ${keys} where ${HELD} for share)',
+        to: '(select execution_id from ${keys} where ${HELD})',
       },
       {
         file: LEASE_STORE,
@@ -56,8 +56,8 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: LEASE_STORE,
-        from: 'from clock_timestamp() as at\n        where ${HELD}',
-        to: `from clock_timestamp() as at\n        where ${UNFENCED}`,
+        from: "when expires_at = 'infinity' then expires_at end)\n        where ${HELD}",
+        to: `when expires_at = 'infinity' then expires_at end)\n        where ${UNFENCED}`,
       },
     ],
   },
@@ -71,6 +71,11 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
         to: `$4::float8 * interval '1 millisecond'\n          where ${UNFENCED}\n          returning execution_id),\n        --`,
       },
     ],
+  },
+  {
+    name: 'lease: a claim that inserts nothing',
+    expected: ['key stuck'],
+    changes: [{ file: LEASE_STORE, from: '(select count(*) from gone) >= 0', to: '(select count(*) from gone) > 0' }],
   },
   {
     name: 'lease: taken over although it lives',
@@ -110,7 +115,7 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
         from: '{ statement: this.statements.checkConstraints },\n',
         to: "{ statement: this.statements.checkConstraints },\n{ statement: this.statements.commit },\n{ statement: BEGIN['READ COMMITTED'] },\n",
       },
-      { file: LEASE_STORE, from: 'stepValues(step, marker)', to: 'stepValues(step, null)' },
+      { file: LEASE_STORE, from: 'this.isDistributed ? null : marker', to: 'null' },
     ],
   },
   {
@@ -190,8 +195,8 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: LEASE_STORE,
-        from: 'failedStatement(error) === this.statements.step',
-        to: `(cause as { table?: string }).table === 'idempotency_steps'`,
+        from: 'failed === step ? nullColumnOf(',
+        to: `(cause as { table?: string }).table === 'idempotency_steps' ? nullColumnOf(`,
       },
     ],
   },

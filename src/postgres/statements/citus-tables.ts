@@ -1,0 +1,54 @@
+import { type Queryable, rowsOf } from '../queryable.js';
+import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
+
+/** What Citus makes of the tables; nothing where there is no Citus. */
+export interface CitusTables {
+  /** Those of the library that it does not know: plain tables of the one node that the application is connected to. */
+  plain: string[];
+  /** A table whose rows are on other nodes, for a message; there may be more. */
+  elsewhere: string | undefined;
+}
+
+/** Citus' own list of tables: it is the same on each node that has the metadata. */
+const LIST = 'pg_catalog.pg_dist_partition';
+
+export async function findCitusTables(db: Queryable, schema: string): Promise<CitusTables | undefined> {
+  const [citus] = await rowsOf<{ there: boolean }>(db, 'select to_regclass($1::text) is not null as there', [LIST]);
+  if (!citus!.there) {
+    return undefined;
+  }
+  const [found] = await rowsOf<{ plain: string[]; elsewhere: string | null }>(
+    db,
+    // Of those that Citus knows only the ones that it manages on this node alone have no shard elsewhere.
+    `select array(select name from unnest($1::text[]) name
+                  where not exists (select from ${LIST} where logicalrelid = name::regclass)) as plain,
+            (select min(logicalrelid::text) from ${LIST}
+             where partmethod <> 'n' or repmodel = 't' or colocationid <> 0) as elsewhere`,
+    [[KEYS_TABLE, STEPS_TABLE].map((name) => tableName(name, schema))],
+  );
+  return { plain: found!.plain, elsewhere: found!.elsewhere ?? undefined };
+}
+
+/**
+ * A COMMIT that is sent to one worker alone is not a two-phase one, and Citus does not count a plain table of the node
+ * that sends it: a crash between the two leaves an order without its key, which a retry then doubles.
+ *
+ * @throws Error that says what to run
+ */
+export function assertCommitsTogether({ plain, elsewhere }: CitusTables, schema: string): void {
+  if (plain.length === 0 || elsewhere === undefined) {
+    return;
+  }
+  const name = (table: string): string => `'${tableName(table, schema).replaceAll("'", "''")}'`;
+  const local = [KEYS_TABLE, STEPS_TABLE].map((table) => `select citus_add_local_table_to_metadata(${name(table)});`);
+  const distributed = [
+    `select create_distributed_table(${name(KEYS_TABLE)}, 'key', colocate_with => 'none');`,
+    `select create_distributed_table(${name(STEPS_TABLE)}, 'execution_id', colocate_with => 'none');`,
+  ];
+  throw new Error(
+    `the table ${plain[0]} is a plain table beside distributed ones (${elsewhere}), and Citus does not commit the two ` +
+      `together: a crash can keep a handler's writes without its key. Run, on the coordinator, either ` +
+      `${local.join(' ')} or ${distributed.join(' ')} If no handler with @Idempotent() writes to such a table, say so ` +
+      `by the option \`localWrites: true\`.`,
+  );
+}
