@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util';
+import { PARTITIONS } from '../migrate/partitions.js';
 import { isSchemaName, SCHEMA_NAME } from '../postgres/table-name.js';
 import { UsageError } from './usage-error.js';
 
@@ -9,6 +10,8 @@ const MAX_PAGE = 10_000;
 /** What only some commands take. */
 export interface CommandOptions {
   readonly batchSize: number | undefined;
+  /** 0 is a plain table. */
+  readonly partitions: number | undefined;
   readonly dryRun: boolean;
   readonly json: boolean;
   /** Nobody need be asked. */
@@ -65,6 +68,7 @@ export function readArguments(argv: string[]): Arguments {
     help: values.help === true,
     version: values.version === true,
     batchSize: number('batch-size', 1, MAX_BATCH_SIZE),
+    partitions: partitions(values.partitions),
     dryRun: values['dry-run'] === true,
     json: values.json === true,
     yes: values.yes === true,
@@ -95,6 +99,7 @@ function parse(argv: string[]) {
         help: { type: 'boolean', short: 'h' },
         version: { type: 'boolean', short: 'v' },
         'batch-size': { type: 'string' },
+        partitions: { type: 'string' },
         'dry-run': { type: 'boolean' },
         json: { type: 'boolean' },
         yes: { type: 'boolean', short: 'y' },
@@ -126,4 +131,17 @@ function wholeNumber(name: string, text: string | undefined, min: number, max: n
     throw new UsageError(`--${name} must be a whole number from ${min} to ${max}.`);
   }
   return number;
+}
+
+function partitions(text: string | undefined): number | undefined {
+  if (text === undefined) {
+    return undefined;
+  }
+  const count = Number(text);
+  if (!/^\d+$/.test(text) || (count !== 0 && (count < PARTITIONS.least || count > PARTITIONS.most))) {
+    throw new UsageError(
+      `--partitions must be a whole number from ${PARTITIONS.least} to ${PARTITIONS.most}, or 0 for a plain table.`,
+    );
+  }
+  return count;
 }

@@ -26,6 +26,8 @@ Options:
   --schema <name>        schema of the library's table, as in the module's option; migration:run
                          creates it when it is missing (default: the DataSource's, else search_path)
   --batch-size <number>  purge: rows per DELETE, 1 to 100000 (default: ${DEFAULT_OPTIONS.purge.batchSize})
+  --partitions <number>  migration:sql: print instead how the tables become ones of that many HASH
+                         partitions, 2 to 1000, or with 0 plain ones again
   --dry-run              purge: only say how many
   --state <state>        list: completed, running, interrupted, released or steps-changed
   --method, --path, --scope <text>

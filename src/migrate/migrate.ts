@@ -3,6 +3,8 @@ import { idempotencyMigrations } from '../../migrations/index.js';
 import { dataSourceOf } from '../postgres/data-source-of.js';
 import { dataSourceSchema } from '../postgres/data-source-schema.js';
 import { MigrationHistory } from './migration-history.js';
+import { countPartitions, partitioning } from './partitions.js';
+import { findKeyTables } from '../postgres/statements/key-tables.js';
 import type { Migration, MigrationRunner } from '../postgres/ddl/migration-runner.js';
 import { describeHolders, insist, LOCK_PATIENCE, type LockPatience } from '../postgres/ddl/patient-ddl.js';
 import { StatementRecorder } from './statement-recorder.js';
@@ -94,6 +96,36 @@ export class Migrator {
       const apart = this.validationsOf(recorder.statements);
       return ['begin', LOCK, this.limit, ...recorder.statements, 'commit', ...apart];
     });
+  }
+
+  /**
+   * The statements that turn the tables into ones of `count` HASH partitions, or 0 into plain ones again; none when they
+   * are that already.
+   *
+   * @throws Error where that cannot be
+   */
+  async partitionSql(count: number): Promise<string[]> {
+    return this.onPrimary(async (runner) => {
+      const schema = await this.placeOf(runner);
+      if (schema === undefined) {
+        throw new Error('Run migration:run first: not all migrations are applied.');
+      }
+      return (await countPartitions(runner, schema)) === count
+        ? []
+        : partitioning(runner, schema, count, LOCK, this.patience);
+    });
+  }
+
+  /** How many HASH partitions the table of keys has; 0 for a plain one, or none. */
+  async partitions(): Promise<number> {
+    return this.onPrimary(async (runner) => {
+      const schema = await this.placeOf(runner);
+      return schema === undefined ? 0 : countPartitions(runner, schema);
+    });
+  }
+
+  private async placeOf(runner: QueryRunner): Promise<string | undefined> {
+    return (await findKeyTables(runner, this.schema ?? dataSourceSchema(this.dataSource)))?.schema;
   }
 
   /** Reads all rows, under a lock that lets others read and write; also what a former run has left behind. */

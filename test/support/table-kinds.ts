@@ -1,3 +1,5 @@
+import { DataSource } from 'typeorm';
+import { Migrator } from '../../src/migrate/migrate.js';
 import { KEYS_TABLE, STEPS_TABLE } from '../../src/postgres/table-name.js';
 import { queryOn } from './empty-database.js';
 
@@ -5,30 +7,32 @@ import { queryOn } from './empty-database.js';
 export const TABLE_KINDS = ['8 HASH partitions', 'an INHERITS child'] as const;
 export type TableKind = (typeof TABLE_KINDS)[number];
 
-const PARTITIONS = 8;
+export const PARTITIONS = 8;
 
-/** Turns the plain, still empty tables of a database into those of `kind`. */
+/** Turns the plain tables of a database into those of `kind`. */
 export async function turnTablesInto(kind: TableKind, url: string): Promise<void> {
-  await queryOn(
-    url,
-    kind === '8 HASH partitions'
-      ? partitioned(KEYS_TABLE, 'key') + partitioned(STEPS_TABLE, 'execution_id')
-      : [KEYS_TABLE, STEPS_TABLE].map((table) => `create table ${childOf(table)} () inherits (${table});`).join(''),
-  );
+  await (kind === '8 HASH partitions' ? partition(url) : inherit(url));
 }
 
 export function childOf(table: string): string {
   return `${table}_old`;
 }
 
-function partitioned(table: string, column: string): string {
-  const partitions = Array.from(
-    { length: PARTITIONS },
-    (_, n) =>
-      `create table ${table}_p${n} partition of ${table} for values with (modulus ${PARTITIONS}, remainder ${n});`,
-  );
-  return `alter table ${table} rename to ${table}_plain;
-    create table ${table} (like ${table}_plain including all) partition by hash (${column});
-    ${partitions.join('\n')}
-    drop table ${table}_plain;`;
+/** As the command line says how to. */
+async function partition(url: string): Promise<void> {
+  const dataSource = await new DataSource({ type: 'postgres', url }).initialize();
+  const runner = dataSource.createQueryRunner();
+  try {
+    for (const statement of await new Migrator(dataSource).partitionSql(PARTITIONS)) {
+      await runner.query(statement);
+    }
+  } finally {
+    await runner.release();
+    await dataSource.destroy();
+  }
+}
+
+async function inherit(url: string): Promise<void> {
+  const children = [KEYS_TABLE, STEPS_TABLE].map((table) => `create table ${childOf(table)} () inherits (${table});`);
+  await queryOn(url, children.join(''));
 }

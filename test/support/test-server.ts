@@ -7,6 +7,7 @@ import { startPostgres, type PostgresServer } from '../../examples/support/postg
 import { idempotencyMigrations } from '../../migrations/index.js';
 import { databaseUrl } from './database.js';
 import { compilePrograms } from './program.js';
+import { turnTablesInto } from './table-kinds.js';
 
 /** Every test connects on its own, and jest runs one worker a core. */
 const MAX_CONNECTIONS = 300;
@@ -37,6 +38,9 @@ export async function startTestServer(): Promise<void> {
     await dataSource.runMigrations();
   } finally {
     await dataSource.destroy();
+  }
+  if (process.env['TEST_PARTITIONS'] !== undefined) {
+    await turnTablesInto('8 HASH partitions', databaseUrl(serverUrl, name));
   }
   process.env['TEST_DATABASE_URL'] = serverUrl;
   process.env['TEST_DATABASE_TEMPLATE'] = name;
