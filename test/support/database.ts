@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Client, type DatabaseError } from 'pg';
+import { MANAGED_BY_DEFAULT, WORKERS } from './citus.js';
 
 export interface TestDatabase {
   url: string;
@@ -15,12 +16,15 @@ const OBJECT_IN_USE = '55006';
 /** A database of the caller's own, with the library's migrations applied. */
 export async function createTestDatabase(): Promise<TestDatabase> {
   const name = `idempotency_test_${randomUUID().replaceAll('-', '')}`;
-  await onServer((client) => copyTemplate(client, name, performance.now() + 10_000));
+  await onServers((client) => copyTemplate(client, name, performance.now() + 10_000));
+  if (WORKERS.length > 0) {
+    await onServer(serverUrl(), (client) => client.query(`alter database ${name} set ${MANAGED_BY_DEFAULT}`));
+  }
   return {
     name,
     url: databaseUrl(serverUrl(), name),
     drop: () =>
-      onServer(async (client) => {
+      onServers(async (client) => {
         await sessionsHaveEnded(client, name, performance.now() + 500);
         await client.query(`drop database if exists ${name} with (force)`);
       }),
@@ -53,8 +57,13 @@ async function sessionsHaveEnded(client: Client, database: string, deadline: num
   }
 }
 
-async function onServer(work: (client: Client) => Promise<unknown>): Promise<void> {
-  const client = new Client(serverUrl());
+/** Of a Citus cluster each has databases of its own. */
+async function onServers(work: (client: Client) => Promise<unknown>): Promise<void> {
+  await Promise.all([serverUrl(), ...WORKERS].map((url) => onServer(url, work)));
+}
+
+async function onServer(url: string, work: (client: Client) => Promise<unknown>): Promise<void> {
+  const client = new Client(url);
   await client.connect();
   try {
     await work(client);

@@ -5,6 +5,7 @@ import { Client } from 'pg';
 import { DataSource } from 'typeorm';
 import { startPostgres, type PostgresServer } from '../../examples/support/postgres-server.js';
 import { idempotencyMigrations } from '../../migrations/index.js';
+import { addNodes, type CitusKind, leaveAlone, turnTablesIntoCitus, WORKERS } from './citus.js';
 import { databaseUrl } from './database.js';
 import { compilePrograms } from './program.js';
 import { turnTablesInto } from './table-kinds.js';
@@ -23,11 +24,16 @@ export async function startTestServer(): Promise<void> {
   await compilePrograms();
   const serverUrl = process.env['DATABASE_URL'] ?? (await startOwnServer()).url;
   const name = `idempotency_template_${process.pid}`;
-  await onServer(serverUrl, async (client) => {
-    await client.query(`drop database if exists ${name} with (force)`);
-    await client.query(`create database ${name}`);
-  });
+  for (const url of [serverUrl, ...WORKERS]) {
+    await onServer(url, async (client) => {
+      await client.query(`drop database if exists ${name} with (force)`);
+      await client.query(`create database ${name}`);
+    });
+  }
   template = { serverUrl, name };
+  if (WORKERS.length > 0) {
+    await addNodes(serverUrl, WORKERS, name);
+  }
 
   const dataSource = await new DataSource({
     type: 'postgres',
@@ -42,6 +48,11 @@ export async function startTestServer(): Promise<void> {
   if (process.env['TEST_PARTITIONS'] !== undefined) {
     await turnTablesInto('8 HASH partitions', databaseUrl(serverUrl, name));
   }
+  if (WORKERS.length > 0) {
+    await turnTablesIntoCitus(process.env['TEST_CITUS_KIND'] as CitusKind, databaseUrl(serverUrl, name));
+    await leaveAlone(serverUrl, WORKERS, name);
+    process.env['TEST_DATABASE_STRATEGY'] = 'strategy file_copy';
+  }
   process.env['TEST_DATABASE_URL'] = serverUrl;
   process.env['TEST_DATABASE_TEMPLATE'] = name;
 }
@@ -50,7 +61,9 @@ export async function stopTestServer(): Promise<void> {
   if (ownServer) return ownServer.stop();
   if (!template) return;
   const { serverUrl, name } = template;
-  await onServer(serverUrl, (client) => client.query(`drop database if exists ${name} with (force)`));
+  for (const url of [serverUrl, ...WORKERS]) {
+    await onServer(url, (client) => client.query(`drop database if exists ${name} with (force)`));
+  }
 }
 
 async function startOwnServer(): Promise<PostgresServer> {
