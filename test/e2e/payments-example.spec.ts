@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals
 import { Client } from 'pg';
 import { readEnvironment } from '../../examples/payments/environment.js';
 import { createTestDatabase } from '../support/database.js';
-import { startPaymentsExample, type PaymentsExample } from '../support/payments-example.js';
+import { type Command, type PaymentsExample, startPaymentsExample } from '../support/payments-example.js';
 import { openRequest, rawRequest, withoutVolatile, type RawRequest, type RawResponse } from '../support/raw-http.js';
 import { INSTANCES, inTurn, throughPooler } from '../support/test-app.js';
 import { waitFor } from '../support/wait-for.js';
@@ -28,13 +28,13 @@ afterEach(async () => {
 });
 
 /** One process or more over one database, which is the first one's own unless the environment names another. */
-async function start(environment: NodeJS.ProcessEnv): Promise<PaymentsExample> {
-  const first = await startPaymentsExample({ DATA_DIR: dataDir, ...environment });
+async function start(environment: NodeJS.ProcessEnv, command?: Command): Promise<PaymentsExample> {
+  const first = await startPaymentsExample({ DATA_DIR: dataDir, ...environment }, command);
   undo.push(() => first.end('SIGKILL'));
   const others: PaymentsExample[] = [];
   while (others.length + 1 < INSTANCES) {
     const databaseUrl = environment['DATABASE_URL'] ?? runningDatabase().url;
-    const other = await startPaymentsExample({ ...environment, DATABASE_URL: databaseUrl });
+    const other = await startPaymentsExample({ ...environment, DATABASE_URL: databaseUrl }, command);
     undo.push(() => other.end('SIGKILL'));
     others.push(other);
   }
@@ -90,7 +90,7 @@ function payment(key: string, query = ''): RawRequest {
 
 describe.each(['express', 'fastify'])('npm start with ADAPTER=%s', (adapter) => {
   it('shows what its command lines say, without a warning, and stops on SIGTERM', async () => {
-    const example = await start({ ADAPTER: adapter });
+    const example = await start({ ADAPTER: adapter }, 'npm start');
     expect(example.errors()).toBe('');
     const send = (request: RawRequest) => rawRequest(example.port, request);
     const lines = example.output.filter((line) => line.startsWith('curl ')).map(requestsOf);
@@ -177,7 +177,7 @@ describe('npm start', () => {
   it('uses the server of DATABASE_URL, and stops on SIGINT', async () => {
     const database = await createTestDatabase();
     undo.push(() => database.drop());
-    const example = await start({ DATABASE_URL: throughPooler(database.url) });
+    const example = await start({ DATABASE_URL: throughPooler(database.url) }, 'npm start');
     expect((await rawRequest(example.port, payment('one'))).status).toBe(201);
     expect(await example.end('SIGINT')).toBe(0);
 

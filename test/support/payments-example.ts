@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
+import { programOf } from './program.js';
 import { waitFor } from './wait-for.js';
 
 export interface PaymentsExample {
@@ -14,10 +15,19 @@ export interface PaymentsExample {
   end(signal: NodeJS.Signals): Promise<number | null>;
 }
 
-/** Runs the command of `npm start` and waits until it serves. */
-export async function startPaymentsExample(environment: NodeJS.ProcessEnv): Promise<PaymentsExample> {
+/** The command of `npm start`, which compiles as it goes; or the same program compiled beforehand, in a fourth of the time. */
+export type Command = 'npm start' | 'compiled';
+
+/** Runs the example and waits until it serves. */
+export async function startPaymentsExample(
+  environment: NodeJS.ProcessEnv,
+  command: Command = 'compiled',
+): Promise<PaymentsExample> {
   const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: { start: string } };
-  const args = scripts.start.replace(/^.*?\bnode /, '').split(' ');
+  const args =
+    command === 'compiled'
+      ? [programOf('examples/payments/main.ts')]
+      : scripts.start.replace(/^.*?\bnode /, '').split(' ');
   const { DATABASE_URL: _, ...env } = process.env;
   const child = spawn(process.execPath, args, {
     env: { ...env, PORT: '0', ...environment },

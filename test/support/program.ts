@@ -20,9 +20,12 @@ export async function compilePrograms(): Promise<void> {
   const { transformFileSync } = await import('@swc/core');
   const compile = (path: string): void => {
     const target = programOf(path);
-    if (!path.endsWith('.ts') || changedAt(target) > changedAt(join(ROOT, path))) return;
-    const { code } = transformFileSync(join(ROOT, path), { cwd: ROOT });
-    write(target, code);
+    if (changedAt(target) > changedAt(join(ROOT, path))) return;
+    if (path.endsWith('.ts')) {
+      write(target, transformFileSync(join(ROOT, path), { cwd: ROOT }).code);
+    } else if (/^examples.*\.(?:html|css|js|svg)$/.test(path)) {
+      write(target, readFileSync(join(ROOT, path), 'utf8')); // what an example serves
+    }
   };
   for (const folder of ['src', 'migrations', 'examples', 'test']) {
     for (const path of readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })) {
