@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import type { Random } from './random.js';
 import type { Violation } from './oracle.js';
-import { type Batch, BatchReader, isCompleteAnswer, type Phase, ProcessIdReader, processToCancel } from './wire.js';
+import { BatchReader, isCompleteAnswer, type Phase, ProcessIdReader, processToCancel } from './wire.js';
 
 export const PHASES = ['claim', 'handler', 'record', 'rollback', 'renewal', 'step'] as const satisfies Phase[];
 
@@ -18,12 +18,27 @@ export const PLACES = [
   'answer stalled',
   'both delayed',
 ] as const;
-export type Place = (typeof PLACES)[number];
+export type Place = (typeof PLACES)[number] | 'message duplicated';
 export type FaultName = `${Phase}: ${Place}`;
 
 export const FAULT_NAMES: readonly FaultName[] = PHASES.flatMap((phase) =>
   PLACES.map((place): FaultName => `${phase}: ${place}`),
 );
+
+/** A message, or several that wait for one answer, and what they are for. */
+export interface Message<P extends string> {
+  bytes: Buffer;
+  phase: P | undefined;
+}
+
+/** How a protocol tells where its messages and answers end. */
+export interface Framing<P extends string> {
+  /** Of one connection. */
+  messages(): { push(chunk: Buffer): Message<P>[] };
+  isCompleteAnswer(bytes: Buffer): boolean;
+}
+
+const POSTGRES: Framing<Phase> = { messages: () => new BatchReader(), isCompleteAnswer };
 
 interface Fault {
   place: Place;
@@ -39,25 +54,35 @@ const STALLED_SERVER_MS = 7_000;
 const STALLED_CLIENT_MS = 60_000;
 
 /** Their batches end with the COMMIT of what a handler or step has done. */
-const COMMITTING: readonly (Phase | undefined)[] = ['record', 'step'];
+const COMMITTING: readonly unknown[] = ['record', 'step'];
 
-/** Between application and PostgreSQL: it hands everything on, and breaks what it was told to. */
-export class FaultProxy {
-  private readonly armed = new Map<Phase, Fault[]>();
+/** Between application and PostgreSQL, or whoever talks another protocol: it hands everything on, and breaks what it was told to. */
+export class FaultProxy<P extends string = Phase> {
+  private readonly armed = new Map<P, Fault[]>();
   private readonly sockets = new Set<Socket>();
   /** By the process that serves it. */
-  private readonly links = new Map<number, Link>();
+  private readonly links = new Map<number, Link<P>>();
   private cancelledCommits: Violation[] = [];
 
   private constructor(
     private readonly server: Server,
-    private readonly target: number,
+    private readonly target: () => number,
     private readonly random: Random,
+    private readonly framing: Framing<P>,
   ) {}
 
-  static async start(target: number, random: Random): Promise<FaultProxy> {
+  static start(target: number, random: Random): Promise<FaultProxy> {
+    return FaultProxy.between(() => target, random, POSTGRES);
+  }
+
+  /** @param target the port of each new connection */
+  static async between<P extends string>(
+    target: () => number,
+    random: Random,
+    framing: Framing<P>,
+  ): Promise<FaultProxy<P>> {
     const server = createServer({ allowHalfOpen: true, noDelay: true });
-    const proxy = new FaultProxy(server, target, random);
+    const proxy = new FaultProxy(server, target, random, framing);
     server.on('connection', (client) => proxy.join(client));
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
@@ -68,12 +93,12 @@ export class FaultProxy {
     return (this.server.address() as AddressInfo).port;
   }
 
-  arm(name: FaultName, letPass: number, struck: () => void): void {
-    const [phase, place] = name.split(': ') as [Phase, Place];
+  arm(name: `${P}: ${Place}`, letPass: number, struck: () => void): void {
+    const [phase, place] = name.split(': ') as [P, Place];
     this.armed.set(phase, [...(this.armed.get(phase) ?? []), { place, letPass, struck }]);
   }
 
-  armedFor(phase: Phase): number {
+  armedFor(phase: P): number {
     return this.armed.get(phase)?.length ?? 0;
   }
 
@@ -97,14 +122,24 @@ export class FaultProxy {
   }
 
   private join(client: Socket): void {
-    const server = connect({ port: this.target, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
+    const connectToTarget = () =>
+      connect({ port: this.target(), host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
+    const server = connectToTarget();
     const link = new Link(
       client,
       server,
+      this.framing,
       {
         faultFor: (phase) => this.next(phase),
         isServedBy: (processId) => this.links.set(processId, link),
         cancels: (processId) => this.noteCancel(processId),
+        duplicate: (bytes) => {
+          const second = connectToTarget();
+          this.sockets.add(second);
+          second.on('error', () => undefined).on('close', () => this.sockets.delete(second));
+          second.end(bytes);
+          second.resume();
+        },
       },
       this.random,
     );
@@ -128,7 +163,7 @@ export class FaultProxy {
     }
   }
 
-  private next(phase: Phase): Place | undefined {
+  private next(phase: P): Place | undefined {
     const faults = this.armed.get(phase);
     const [fault] = faults ?? [];
     if (fault === undefined || fault.letPass-- > 0) {
@@ -140,18 +175,20 @@ export class FaultProxy {
   }
 }
 
-interface LinkEvents {
-  faultFor(phase: Phase): Place | undefined;
+interface LinkEvents<P extends string> {
+  faultFor(phase: P): Place | undefined;
   isServedBy(processId: number): void;
   /** It is no connection to a server, but asks for what another one is busy with to be cancelled. */
   cancels(processId: number): void;
+  /** The server gets the message once more, by a connection whose answers nobody reads. */
+  duplicate(bytes: Buffer): void;
 }
 
 /** One connection through the proxy. */
-class Link {
+class Link<P extends string> {
   /** Of the last message from the application. */
-  phase: Phase | undefined;
-  private readonly reader = new BatchReader();
+  phase: P | undefined;
+  private readonly reader: ReturnType<Framing<P>['messages']>;
   private readonly processId = new ProcessIdReader();
   /** The fault that waits for the answer, and what of the answer is there. */
   private awaiting: { place: Place; answer: Buffer } | undefined;
@@ -160,9 +197,12 @@ class Link {
   constructor(
     private readonly client: Socket,
     private readonly server: Socket,
-    private readonly events: LinkEvents,
+    private readonly framing: Framing<P>,
+    private readonly events: LinkEvents<P>,
     private readonly random: Random,
-  ) {}
+  ) {
+    this.reader = framing.messages();
+  }
 
   fromClient(chunk: Buffer): void {
     for (const batch of this.reader.push(chunk)) {
@@ -188,7 +228,7 @@ class Link {
       return;
     }
     this.awaiting.answer = Buffer.concat([this.awaiting.answer, chunk]);
-    if (isCompleteAnswer(this.awaiting.answer)) {
+    if (this.framing.isCompleteAnswer(this.awaiting.answer)) {
       const { place, answer } = this.awaiting;
       this.awaiting = undefined;
       this.answerWith(place, answer);
@@ -208,7 +248,7 @@ class Link {
     }
   }
 
-  private handOn({ bytes, phase }: Batch): void {
+  private handOn({ bytes, phase }: Message<P>): void {
     if (this.stalled) {
       return;
     }
@@ -227,6 +267,10 @@ class Link {
         // PostgreSQL gets all of it, and carries it out before it notices that nobody listens.
         this.server.end(bytes);
         this.cutClient();
+        break;
+      case 'message duplicated':
+        this.server.write(bytes);
+        this.events.duplicate(bytes);
         break;
       case 'message stalled':
         this.stall();
