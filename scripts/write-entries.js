@@ -8,6 +8,7 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { build } from 'esbuild';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const DIST = join(ROOT, 'dist');
@@ -16,8 +17,9 @@ const { exports } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'))
 
 write('package.json', JSON.stringify({ type: 'commonjs' }));
 writeNestJs(takeNestJs());
-for (const { require: entry } of Object.values(exports)) {
-  if (entry) await writeEntry(join(ROOT, entry.default));
+for (const [name, { require: entry }] of Object.entries(exports)) {
+  if (name === './client') await writeClient(join(ROOT, entry.default));
+  else if (entry) await writeEntry(join(ROOT, entry.default));
 }
 
 /** Has the implementation ask for NestJS in one place, and answers with the names of what it asks for. */
@@ -75,6 +77,21 @@ ${Object.keys(implementation)
 `,
   );
   write(path.replace(/\.js$/, '.d.mts'), `export * from "${own}";\n`);
+}
+
+/** Browsers load it as it is, so its ESM requires nothing: one module, with nothing of NestJS, and a state of its own. */
+async function writeClient(file) {
+  const path = relative(DIST, file);
+  await build({
+    entryPoints: [join(ROOT, path.replace(/\.js$/, '.ts'))],
+    outfile: file.replace(/\.js$/, '.mjs'),
+    bundle: true,
+    format: 'esm',
+    platform: 'neutral',
+    target: 'es2022',
+    logLevel: 'warning',
+  });
+  write(path.replace(/\.js$/, '.d.mts'), `export * from "${specifier(relative(dirname(path), path))}";\n`);
 }
 
 function specifier(path) {

@@ -1,11 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import type { AddressInfo } from 'node:net';
 import type { INestApplication } from '@nestjs/common';
+import { HttpAdapterHost } from '@nestjs/core';
 import { DataSource } from 'typeorm';
 import { type Adapter, createPaymentsApp } from '../../examples/payments/app.js';
 import { type FakeProvider, startFakeProvider } from '../../examples/payments/provider/fake-provider.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import type { Payment } from './recipes/recipe.js';
+import { StripeErrorsFilter } from './recipes/stripe-errors.filter.js';
 import { UnreliableNetwork } from './unreliable-network.js';
 
 /** The example below `/v1`, where Stripe's client looks for it, and networks to it. */
@@ -18,10 +20,11 @@ export class PaymentsApi {
     private readonly app: INestApplication,
   ) {}
 
-  static async start(adapter: Adapter): Promise<PaymentsApi> {
+  static async start(adapter: Adapter, errors: 'problems' | 'of Stripe' = 'problems'): Promise<PaymentsApi> {
     const [database, provider] = await Promise.all([createTestDatabase(), startFakeProvider()]);
     const app = await createPaymentsApp({ adapter, databaseUrl: database.url, providerUrl: provider.url });
     app.setGlobalPrefix('v1');
+    if (errors === 'of Stripe') app.useGlobalFilters(new StripeErrorsFilter(app.get(HttpAdapterHost)));
     await app.listen(0, '127.0.0.1');
     return new PaymentsApi(database, provider, app);
   }

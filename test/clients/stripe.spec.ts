@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Stripe } from 'stripe';
 import { Client } from 'pg';
@@ -12,11 +13,9 @@ describe.each(ADAPTERS)('the SDK of Stripe, with %s', (adapter) => {
   let network: UnreliableNetwork;
   let email: string;
   let stripe: Stripe;
-  /** Of the attempts that were answered. */
-  let statuses: number[];
 
   beforeAll(async () => {
-    api = await PaymentsApi.start(adapter);
+    api = await PaymentsApi.start(adapter, 'of Stripe');
   });
 
   beforeEach(async () => {
@@ -29,8 +28,6 @@ describe.each(ADAPTERS)('the SDK of Stripe, with %s', (adapter) => {
       maxNetworkRetries: 3,
       telemetry: false,
     });
-    statuses = [];
-    stripe.on('response', ({ status }: { status: number }) => statuses.push(status));
   });
 
   afterEach(() => network.stop());
@@ -50,16 +47,30 @@ describe.each(ADAPTERS)('the SDK of Stripe, with %s', (adapter) => {
     const holder = new Client(api.databaseUrl);
     await holder.connect();
     await holder.query('begin; lock table customers in exclusive mode');
-    let release = (): Promise<unknown> => holder.query('commit').finally(() => holder.end());
-    stripe.on('response', ({ status }: { status: number }) => {
-      if (status !== 409) return;
-      void release();
-      release = () => Promise.resolve();
-    });
+    let attempts = 0;
+    let released: Promise<unknown> = Promise.resolve();
+    // The third is the retry of the one that was told to wait.
+    stripe.on('request', () => ++attempts === 3 && (released = holder.query('commit')));
     const create = () => stripe.customers.create({ name: 'Ada', email }, { idempotencyKey: `twice-${email}` });
     const [one, other] = await Promise.all([create(), create()]);
-    expect(statuses).toContain(409);
+    await released;
+    await holder.end();
+    expect(attempts).toBeGreaterThanOrEqual(3);
     expect(one).toEqual(other);
+    expect(await customers()).toEqual([{ id: (one as unknown as { customer_id: string }).customer_id }]);
+  });
+
+  it('is told of a key that was used for something else', async () => {
+    const create = (name: string) => stripe.customers.create({ name, email }, { idempotencyKey: `reused-${email}` });
+    await create('Ada');
+    await expect(create('Grace')).rejects.toMatchObject({ type: 'StripeAPIError', statusCode: 422 });
     expect(await customers()).toHaveLength(1);
   });
+});
+
+it('docs/client.md shows the filter as it is tested', () => {
+  const source = readFileSync(new URL('recipes/stripe-errors.filter.ts', import.meta.url), 'utf8');
+  expect(readFileSync('docs/client.md', 'utf8')).toContain(
+    source.replace('../../../src/index.js', 'nestjs-idempotency').trim(),
+  );
 });

@@ -20,12 +20,17 @@ console.log('one instance');
 export const OLDER = `
 import { IdempotencyModule, Idempotent, IdempotencyInterceptor } from 'nestjs-idempotency';
 import { idempotencyMigrations, idempotencyMigrationsIn } from 'nestjs-idempotency/migrations';
+<<<<<<< HEAD
 import { expectReplay, type Operation } from 'nestjs-idempotency/testing';
+=======
+import { idempotent, IdempotentRequestError, operation, poll } from 'nestjs-idempotency/client';
+>>>>>>> 38991d9 (Add nestjs-idempotency/client: one key for each operation, on fetch alone)
 import { DataSource } from 'typeorm';
 
 export const test = (operation: Operation) => expectReplay(operation);
 new DataSource({ type: 'postgres', migrations: [...idempotencyMigrations, ...idempotencyMigrationsIn('infra')] });
-export default [IdempotencyModule.forRoot(), Idempotent, IdempotencyInterceptor];
+export const pay = async () => poll(await idempotent(fetch)('/payments', { method: 'POST', operation: operation('pay') }));
+export default [IdempotentRequestError, IdempotencyModule.forRoot(), Idempotent, IdempotencyInterceptor];
 `;
 
 /** Names everything that is exported, and uses the most of it.  */
