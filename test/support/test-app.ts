@@ -175,6 +175,9 @@ export function collectingLogger(logs: string[]): LoggerService {
     if (parts.at(-1) === 'DataSourceNameRegistry') {
       return; // it takes the second application of a process for a second DataSource of the first
     }
+    if (parts.at(-1) === 'ModuleTokenFactory') {
+      return; // NestJS 10 tells how long a module has taken it, on a machine that is busy
+    }
     logs.push(parts.map((part) => (part instanceof Error ? (part.stack ?? part.message) : String(part))).join(' '));
   };
   const ignore = (): void => undefined;

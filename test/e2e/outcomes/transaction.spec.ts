@@ -1,6 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { json } from '../../support/response.js';
 import { ADAPTERS } from '../../support/test-app.js';
+import { NESTJS_MAJOR } from '../../support/versions.js';
 import { outcomesOn } from './outcomes-on.js';
 import { notes } from './stage.js';
 import { REFUSED_AT_COMMIT, Transactions } from './transaction.controller.js';
@@ -72,10 +73,13 @@ describe.each(ADAPTERS)('what becomes of a request, on %s', (adapter) => {
     });
   });
 
-  it('goes to the framework where an exception filter fails, also when the route is run again', async () => {
-    const path = 'broken-when-run-again';
-    expect((await send(path)).status).toBe(500);
-    expect(notes.get(path)).toEqual(['ran', 'ran']);
-    await expectRolledBack(path);
-  });
+  // Express 4 leaves such a request without an answer, with the library or without.
+  if (adapter !== 'express' || NESTJS_MAJOR > 10) {
+    it('goes to the framework where an exception filter fails, also when the route is run again', async () => {
+      const path = 'broken-when-run-again';
+      expect((await send(path)).status).toBe(500);
+      expect(notes.get(path)).toEqual(['ran', 'ran']);
+      await expectRolledBack(path);
+    });
+  }
 });
