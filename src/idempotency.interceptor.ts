@@ -19,6 +19,8 @@ import {
 import type { HoldingMode, RouteOptions } from './protocol/options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
 import { ObservedRun } from './requests/observed-run.js';
+import { COPY } from './two-copies.js';
+import { OWN_PACKAGE } from './util/installed.js';
 import { RequestRun } from './requests/request-run.js';
 import { resolveScope } from './http/scope.js';
 
@@ -28,6 +30,9 @@ import { resolveScope } from './http/scope.js';
  */
 @Injectable()
 export class IdempotencyInterceptor implements NestInterceptor {
+  /** @internal For other copies of this library, whose module it does not know. */
+  static readonly [COPY] = { package: OWN_PACKAGE };
+
   /** @internal @param runtime absent where the module is not imported, in a unit test of a controller for instance */
   constructor(@Optional() private readonly runtime?: IdempotencyRuntime) {}
 

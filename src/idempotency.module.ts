@@ -1,5 +1,5 @@
 import { type DynamicModule, Module, type NestModule } from '@nestjs/common';
-import { DiscoveryModule } from '@nestjs/core';
+import { DiscoveryService, MetadataScanner, ModulesContainer } from '@nestjs/core';
 import {
   type ASYNC_OPTIONS_TYPE,
   ConfigurableModuleClass,
@@ -11,8 +11,19 @@ import { PurgeService } from './purge/purge.service.js';
 import { RouteInspector } from './route-inspector.js';
 
 @Module({
-  imports: [DiscoveryModule],
-  providers: [IdempotencyRuntime, RouteInspector, PurgeService, IdempotencyService],
+  providers: [
+    MetadataScanner,
+    {
+      // What DiscoveryModule does, but for that there may be another NestJS, which IdempotencyRuntime tells.
+      provide: DiscoveryService,
+      useFactory: (modules: ModulesContainer) => new DiscoveryService(modules),
+      inject: [{ token: ModulesContainer, optional: true }],
+    },
+    IdempotencyRuntime,
+    RouteInspector,
+    PurgeService,
+    IdempotencyService,
+  ],
   exports: [IdempotencyRuntime, IdempotencyService],
 })
 export class IdempotencyModule extends ConfigurableModuleClass implements NestModule {

@@ -1,5 +1,5 @@
 import { inspect } from 'node:util';
-import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleInit, Optional } from '@nestjs/common';
 import { ModuleRef, Reflector } from '@nestjs/core';
 import { getDataSourceToken } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
@@ -24,6 +24,7 @@ import { KEYS_TABLE, tableName } from './postgres/table-name.js';
 import { StatementRunner } from './postgres/statement-runner.js';
 import { adviceOnTransactional } from './postgres/ambient/transactional-decorator.js';
 import { RouteOptionsRegistry } from './route-options.js';
+import { otherNestJs, otherTypeOrm } from './two-copies.js';
 import { StoredKeys } from './postgres/statements/stored-keys.js';
 
 interface Parts {
@@ -48,11 +49,18 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   readonly events: EventPublisher;
   private parts: Parts | undefined;
 
+  private readonly moduleRef: ModuleRef;
+
+  /** What NestJS gives to everybody is absent where it is another copy of NestJS, with classes of its own. */
   constructor(
     @Inject(MODULE_OPTIONS_TOKEN) readonly options: IdempotencyModuleOptions,
-    private readonly moduleRef: ModuleRef,
-    reflector: Reflector,
+    @Optional() moduleRef?: ModuleRef,
+    @Optional() reflector?: Reflector,
   ) {
+    if (moduleRef === undefined || reflector === undefined) {
+      throw new Error(`IdempotencyModule: ${otherNestJs()}`);
+    }
+    this.moduleRef = moduleRef;
     validateModuleOptions(options);
     watchExceptions();
     this.routes = new RouteOptionsRegistry(reflector, options);
@@ -170,6 +178,10 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     try {
       dataSource = this.moduleRef.get<DataSource>(getDataSourceToken(name), { strict: false });
     } catch (cause) {
+      const twoCopies = otherTypeOrm();
+      if (twoCopies !== undefined) {
+        throw new Error(`IdempotencyModule: its DataSource cannot be found, since ${twoCopies}`, { cause });
+      }
       throw new IdempotencyOptionError(
         name === undefined
           ? 'IdempotencyModule: there is no default DataSource. Import TypeOrmModule.forRoot(), or name yours by the option `dataSource`.'

@@ -1,10 +1,12 @@
-import { Injectable, Logger, type OnModuleInit, type Type } from '@nestjs/common';
+import { Injectable, Logger, type OnModuleInit, Optional, type Type } from '@nestjs/common';
 import { CONTROLLER_WATERMARK, GUARDS_METADATA, SSE_METADATA } from '@nestjs/common/constants.js';
 import { ApplicationConfig, DiscoveryService, MetadataScanner, Reflector } from '@nestjs/core';
 import { IdempotencyInterceptor } from './idempotency.interceptor.js';
 import { IdempotencyOptionError, validateRouteOptions } from './options-validation.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
+import { otherLibrary } from './two-copies.js';
 import {
+  attachedInterceptors,
   attachToHandlers,
   type Handler,
   hasOwnOptions,
@@ -28,12 +30,13 @@ const MESSAGE_PATTERN_METADATA = 'microservices:pattern';
 export class RouteInspector implements OnModuleInit {
   private readonly logger = new Logger('Idempotency');
 
+  /** What is optional is there, or the runtime has told why not. */
   constructor(
     private readonly runtime: IdempotencyRuntime,
     private readonly discovery: DiscoveryService,
     private readonly scanner: MetadataScanner,
-    private readonly reflector: Reflector,
-    private readonly application: ApplicationConfig,
+    @Optional() private readonly reflector: Reflector,
+    @Optional() private readonly application: ApplicationConfig,
   ) {}
 
   /** Before NestJS registers the routes: it reads then what is attached to them. */
@@ -48,6 +51,7 @@ export class RouteInspector implements OnModuleInit {
       const methods = methodsOf(this.scanner, controller);
       for (const [name, method] of methods) {
         const where = `${controller.name}.${name}`;
+        checkCopy(controller, method, where);
         if (isIdempotent(controller, method)) {
           this.check(method, where);
           checkModule(host, where);
@@ -124,6 +128,17 @@ export class RouteInspector implements OnModuleInit {
       ...((Reflect.getMetadata(GUARDS_METADATA, handler) ?? []) as unknown[]),
     ];
     return guards.length === 0 && this.runtime.routes.of(controller, handler).scope === undefined;
+  }
+}
+
+/** A decorator of another copy would have its requests fail one by one, for want of a module that it knows. */
+function checkCopy(controller: Type, handler: Handler, where: string): void {
+  const twoCopies = otherLibrary(
+    [...attachedInterceptors(handler), ...attachedInterceptors(controller)],
+    IdempotencyInterceptor,
+  );
+  if (twoCopies !== undefined) {
+    refuse(where, twoCopies);
   }
 }
 

@@ -13,6 +13,7 @@ import { fileURLToPath } from 'node:url';
 import { Client } from 'pg';
 import { startPostgres } from '../../examples/support/postgres-server.js';
 import { consumer, OLDER, TWICE } from './consumers.mjs';
+import { tellTwoCopies } from './two-copies.mjs';
 import { testPackages, writeUnitTests } from './unit-tests.mjs';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -41,11 +42,19 @@ try {
   const tarball = pack();
   step('publint', bin('publint'), ['run', '--strict', tarball]);
   step('attw', bin('attw'), [tarball]);
+  const projects = [];
   for (const cell of CELLS) {
+    const directory = project(cell, tarball);
+    projects.push(directory);
     await inDatabase(`idempotency_smoke_${process.pid}_${cell.nestjs}`, (url) =>
-      useIn(project(cell, tarball), url, Number(cell.nestjs)),
+      useIn(directory, url, Number(cell.nestjs)),
     );
   }
+  const [newest, older] = projects;
+  await inDatabase(`idempotency_smoke_${process.pid}_monorepo`, (url) => {
+    say('two copies of a package in a monorepo');
+    tellTwoCopies({ root: join(folder, 'monorepo'), newest, older, databaseUrl: url });
+  });
 } finally {
   await server.stop();
   rmSync(folder, { recursive: true, force: true });
