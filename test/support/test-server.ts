@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { accessSync, constants, statfsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Client } from 'pg';
@@ -68,7 +69,7 @@ export async function stopTestServer(): Promise<void> {
 
 async function startOwnServer(): Promise<PostgresServer> {
   ownServer = await startPostgres({
-    dataDir: join(tmpdir(), `nestjs-idempotency-test-${randomUUID()}`),
+    dataDir: join(inMemory() ?? tmpdir(), `nestjs-idempotency-test-${randomUUID()}`),
     persistent: false,
     // Nothing in there has to survive a crash of the machine, and the tests run a third faster for it.
     flags: ['-c', `max_connections=${MAX_CONNECTIONS}`, '-c', 'fsync=off', '-c', 'full_page_writes=off'],
@@ -84,6 +85,20 @@ async function startOwnServer(): Promise<PostgresServer> {
     }
   });
   return ownServer;
+}
+
+const GIB = 1024 ** 3;
+
+/** Where Linux keeps files in memory: hundreds of databases are made and dropped there in a third of the kernel's time. */
+function inMemory(): string | undefined {
+  const directory = '/dev/shm';
+  try {
+    accessSync(directory, constants.W_OK);
+    const { bavail, bsize } = statfsSync(directory);
+    return bavail * bsize > 4 * GIB ? directory : undefined;
+  } catch {
+    return undefined; // there is none
+  }
 }
 
 /**
