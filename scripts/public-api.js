@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const DIST = join(ROOT, 'dist/');
 const SNAPSHOT = join(ROOT, 'test/package/public-api.txt');
 
 const { exports } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
@@ -33,13 +34,30 @@ if (process.argv.includes('--write')) {
   process.exitCode = 1;
 }
 
+/** Those of what is exported, and of all of ours that they refer to. */
 function declarationsOf(path) {
-  const module = checker.getSymbolAtLocation(program.getSourceFile(path));
-  return checker
-    .getExportsOfModule(module)
-    .map((symbol) => (symbol.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(symbol) : symbol))
-    .toSorted((a, b) => (a.name < b.name ? -1 : 1))
+  const reached = new Set(
+    checker.getExportsOfModule(checker.getSymbolAtLocation(program.getSourceFile(path))).map(original),
+  );
+  for (const symbol of reached) {
+    symbol.declarations?.forEach((declaration) => reach(declaration, reached));
+  }
+  return [...reached]
+    .toSorted((one, other) => (one.name < other.name ? -1 : 1))
     .flatMap((symbol) => (symbol.declarations ?? []).map(textOf));
+}
+
+function reach(node, reached) {
+  const symbol = ts.isIdentifier(node) ? original(checker.getSymbolAtLocation(node)) : undefined;
+  const isOurs = symbol?.declarations?.some(
+    (declaration) => ts.isSourceFile(declaration.parent) && declaration.getSourceFile().fileName.startsWith(DIST),
+  );
+  if (isOurs) reached.add(symbol);
+  ts.forEachChild(node, (child) => reach(child, reached));
+}
+
+function original(symbol) {
+  return symbol && symbol.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(symbol) : symbol;
 }
 
 function textOf(declaration) {

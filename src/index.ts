@@ -8,7 +8,7 @@ export type {
   StepEvent,
 } from './protocol/events.js';
 export { IdempotencyContext } from './idempotency-context.decorator.js';
-export type { StepMethod, TransactionMethod } from './idempotency-context.decorator.js';
+export type { StepMethod, TransactionMethod } from './protocol/context.js';
 export {
   IdempotencyConflictException,
   IdempotencyException,

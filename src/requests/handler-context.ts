@@ -1,5 +1,5 @@
 import type { Claim } from '../modes/claim.js';
-import type { IdempotencyContext } from '../idempotency-context.decorator.js';
+import type { IdempotencyContext } from '../protocol/context.js';
 import { DurableStepError } from '../protocol/durable-step.error.js';
 import { downstreamKey } from '../modes/lease/downstream-key.js';
 import { type StepArguments, stepId, type StepWork, type TransactionWork } from '../protocol/step-call.js';

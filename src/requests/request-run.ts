@@ -11,7 +11,7 @@ import { failpoint } from '../util/failpoint.js';
 import type { ExchangeRun, HttpExchange } from '../http/response/http-exchange.js';
 import type { HeldResponse } from '../http/response/kept-response.js';
 import type { Writer } from '../http/response/writer.js';
-import type { IdempotencyContext } from '../idempotency-context.decorator.js';
+import type { IdempotencyContext } from '../protocol/context.js';
 import {
   IdempotencyConflictException,
   IdempotencyException,
