@@ -118,6 +118,7 @@ describe('a claim', () => {
       attempt: 1,
       steps: [],
       defaultIsolation: 'READ COMMITTED',
+      tookOver: false,
     });
     expect(await claim(requestFor('k'))).toMatchObject({ kind: 'unfinished', claim: { state: 'running' } });
   });
