@@ -48,7 +48,7 @@ export interface Attention {
   /**
    * `effect-unknown`: a step has had its effect, or still may, and its result is not known. No retry goes on before
    * `IdempotencyService.resolve()` or `.release()`. `steps-changed`: an attempt was refused, because its code has passed by
-   * a step that an earlier one has finished. `steps-reordered`: it came by all of them, in another order.
+   * a step that an earlier one has finished, or has ended with a failure that the earlier one went on from. `steps-reordered`: it came by all of them, in another order.
    */
   reason: 'effect-unknown' | 'steps-changed' | 'steps-reordered';
   /** The steps that this is about. */

@@ -74,6 +74,7 @@ export class DurableSteps implements StepTools {
   private readonly running = new Set<Promise<unknown>>();
   private readonly transactions = new Set<StepTransaction>();
   private readonly lost: string[] = [];
+  private readonly refused: Error[] = [];
   private bytes: number;
   private closed = false;
   private effectUnknown = false;
@@ -121,14 +122,44 @@ export class DurableSteps implements StepTools {
     return this.keys.usedUp(id);
   }
 
-  /** @param isDone whether the handler has come to its end, and not failed on its way */
-  disagreement(isDone: boolean): Disagreement | undefined {
-    return this.memory.disagreement(isDone);
+  /**
+   * @param isDone whether the handler has come to its end, and not failed on its way
+   * @param error what it has failed with
+   */
+  disagreement(isDone: boolean, error?: unknown): Disagreement | undefined {
+    return this.memory.disagreement(isDone) ?? this.otherWay(error);
   }
 
-  /** Failures that the attempt itself has ended with: its retry may try those steps again. */
+  /**
+   * Failures that the attempt itself has ended with: its retry may try those steps again; but not where an earlier one
+   * went on from such a failure by steps that this one has not come by, since their effects stand.
+   */
   withdrawnBy(error: unknown): string[] {
-    return this.failures.endedWith(error);
+    return this.failures.endedWith(error).filter((id) => this.memory.passedBehind(id).length === 0);
+  }
+
+  /** Code that told the failure by its class, for instance, and does not know it again. */
+  private otherWay(error: unknown): Disagreement | undefined {
+    for (const id of this.failures.endedWith(error)) {
+      const steps = this.memory.passedBehind(id);
+      if (steps.length > 0) {
+        const detail =
+          `An earlier attempt went on from the failure of step "${id}", and this one has ended with it. No step was run again for it. ` +
+          'An error that is remembered has lost its class, but for well-known ones: tell it by its `name` or `code`, not by `instanceof`.';
+        return { reason: 'steps-changed', steps, detail };
+      }
+    }
+    return undefined;
+  }
+
+  /** Steps that were refused, and why: where the handler has gone on, nobody has carried them out. */
+  get refusals(): readonly Error[] {
+    return this.refused;
+  }
+
+  /** Finished behind a failure that the attempt has ended with: their effects stay, while the failed step is run again. */
+  doneBehind(ids: readonly string[]): string[] {
+    return this.failures.answersTo(ids);
   }
 
   /** The handler has ended: no step begins any more, and those that it left running are waited for. */
@@ -213,7 +244,12 @@ export class DurableSteps implements StepTools {
     if (outer?.owner === this && !outer.over) {
       await within(ABOUT_TO_END_MS, outer.ended.promise);
     }
-    this.assertMayEnter(call);
+    try {
+      this.assertMayEnter(call);
+    } catch (error) {
+      this.refused.push(error as Error);
+      throw error;
+    }
     const position = this.memory.enter(call.id);
     try {
       return (await this.comeBy(call, position, perform)) as Serialized<T>;
@@ -243,6 +279,7 @@ export class DurableSteps implements StepTools {
     const step = { ...this.hold.holder, name: id, position, attempt: this.attempt };
     const began = this.onStep === undefined ? 0 : performance.now();
     const { outcome, error } = await this.hold.whileStepRuns(() => perform(step, call));
+    this.failures.answeredBy(id);
     failpoint('step: recorded');
     this.onStep?.(call.name, performance.now() - began);
     this.bytes += Buffer.byteLength(outcome);

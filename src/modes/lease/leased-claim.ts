@@ -140,8 +140,18 @@ export class LeasedClaim implements Claim {
       throw new IdempotencyStoreUnavailableException('The response could not be recorded.', { cause });
     }
     failpoint('record: committed');
+    this.tellRefusals();
     this.end(recorded);
     return recorded ? 'recorded' : 'lost';
+  }
+
+  /** Whoever has caught the refusal of a step may take it for carried out. */
+  private tellRefusals(): void {
+    for (const { message } of this.tools.refusals) {
+      LeasedClaim.logger.error(
+        `The response of ${this.request.path} was recorded although a step was refused: ${message}`,
+      );
+    }
   }
 
   async rollBack(): Promise<void> {
@@ -200,7 +210,9 @@ export class LeasedClaim implements Claim {
   private async release(): Promise<void> {
     this.noteDisagreement(false);
     const { ttlMs } = this.request;
-    const end = { attention: this.attention, withdrawn: this.tools.withdrawnBy(this.failure) };
+    const withdrawn = this.tools.withdrawnBy(this.failure);
+    this.warnOfAnswers(withdrawn);
+    const end = { attention: this.attention, withdrawn };
     const nothingBegun = this.attempt === 1 && !this.tools.hasBegun && !this.recordFailed;
     await this.giveBack((client, holder) =>
       nothingBegun ? this.store.withdraw(client, holder) : this.store.release(client, holder, ttlMs, end),
@@ -224,14 +236,24 @@ export class LeasedClaim implements Claim {
     return found?.kind === 'completed' && found.response.claimId === this.request.claimId;
   }
 
+  /** What was done about a failure, a compensation for instance, stays done when the step is run again. */
+  private warnOfAnswers(withdrawn: readonly string[]): void {
+    const answers = this.tools.doneBehind(withdrawn);
+    if (answers.length > 0) {
+      LeasedClaim.logger.warn(
+        `Attempt ${this.attempt} at ${this.request.path} has failed with what ${quoted(withdrawn)} failed with, behind which it has finished ${quoted(answers)}. ` +
+          'A retry runs the former again, and nothing else. Where the latter undo what earlier steps did, end the handler with an error of its own, which has that failure neither as itself nor as its cause: then the failure stays.',
+      );
+    }
+  }
+
   /** Code that comes by its steps otherwise than earlier attempts did: said once, and left for an operator to find. */
   private noteDisagreement(isDone: boolean): Attention['reason'] | undefined {
-    const found = this.attention === undefined ? this.tools.disagreement(isDone) : undefined;
+    const found = this.attention === undefined ? this.tools.disagreement(isDone, this.failure) : undefined;
     if (found !== undefined) {
-      this.attention = { ...found, detail: DISAGREEMENTS[found.reason] };
-      const steps = found.steps.map((name) => `"${name}"`).join(', ');
+      this.attention = { detail: DISAGREEMENTS[found.reason], ...found };
       LeasedClaim.logger.warn(
-        `Attempt ${this.attempt} at ${this.request.path} has passed by ${steps}. ${this.attention.detail}`,
+        `Attempt ${this.attempt} at ${this.request.path} has passed by ${quoted(found.steps)}. ${this.attention.detail}`,
       );
     }
     return this.attention?.reason;
@@ -246,6 +268,10 @@ export class LeasedClaim implements Claim {
       this.ending.settled(recorded);
     }
   }
+}
+
+function quoted(steps: readonly string[]): string {
+  return steps.map((name) => `"${name}"`).join(', ');
 }
 
 const DISAGREEMENTS = {

@@ -5,6 +5,8 @@ interface Failure {
   /** What is to be stored; absent where it is not to be, or is already. */
   pending: NewStep | undefined;
   isStored: boolean;
+  /** Steps of this attempt that have finished since it was written down. */
+  readonly answers: string[];
 }
 
 /**
@@ -16,12 +18,12 @@ export class StepFailures {
 
   /** @param step its memory, where a later attempt is to get it */
   note(id: string, error: unknown, step?: NewStep): void {
-    this.failures.set(id, { error, pending: step, isStored: false });
+    this.failures.set(id, { error, pending: step, isStored: false, answers: [] });
   }
 
   /** It came from the memory. */
   recall(id: string, error: unknown): void {
-    this.failures.set(id, { error, pending: undefined, isStored: true });
+    this.failures.set(id, { error, pending: undefined, isStored: true, answers: [] });
   }
 
   of(id: string): unknown {
@@ -38,6 +40,19 @@ export class StepFailures {
         await add(pending);
       }
     }
+  }
+
+  /** A step that was begun when they were known has finished. */
+  answeredBy(id: string): void {
+    for (const { isStored, answers } of this.failures.values()) {
+      if (isStored) {
+        answers.push(id);
+      }
+    }
+  }
+
+  answersTo(ids: readonly string[]): string[] {
+    return [...new Set(ids.flatMap((id) => this.failures.get(id)?.answers ?? []))];
   }
 
   /** Those that an attempt ends with, by itself or as the cause of its error: its retry may try them again. */

@@ -10,6 +10,8 @@ export interface Disagreement {
   readonly reason: 'steps-changed' | 'steps-reordered';
   /** Steps of the memory that were passed by. */
   readonly steps: string[];
+  /** Where more is known than the reason. */
+  readonly detail?: string;
 }
 
 /**
@@ -65,6 +67,14 @@ export class StepMemory {
 
   recall(id: string): FinishedStep | undefined {
     return this.steps.get(id);
+  }
+
+  /** Steps of the memory that were begun behind it, one after another, and that this attempt has not come by. */
+  passedBehind(id: string): string[] {
+    const known = this.steps.get(id);
+    return known === undefined || this.runsSideBySide
+      ? []
+      : [...this.unmet.values()].filter(({ position }) => position > known.position).map(({ name }) => name);
   }
 
   /** Whether a step that nobody remembers may begin. Waits for what other code of the handler still comes by. */

@@ -2,6 +2,7 @@ import { HttpException } from '@nestjs/common';
 import { MAX_STEP_BYTES } from '../../protocol/constants.js';
 import type { StepFailure, StepOutcome } from '../../postgres/statements/lease-store.js';
 import { DurableStepError } from '../../protocol/durable-step.error.js';
+import { ofKnownClass } from './known-errors.js';
 
 /** @throws DurableStepError when it cannot be stored */
 export function outcomeAsJson(step: string, outcome: StepOutcome): string {
@@ -97,7 +98,11 @@ export function errorOf({ threw, failure }: StepOutcome): Error | undefined {
     return undefined;
   }
   if (failure === undefined || failure.isHttp) {
-    return new HttpException(threw.response as string | Record<string, unknown>, threw.status);
+    const error = new HttpException(threw.response as string | Record<string, unknown>, threw.status);
+    return failure === undefined
+      ? error
+      : ofKnownClass(Object.assign(error, { message: failure.message }), failure.name, true);
   }
-  return Object.assign(new Error(failure.message), { name: failure.name }, failure.properties);
+  const error = Object.assign(new Error(failure.message), { name: failure.name }, failure.properties);
+  return ofKnownClass(error, failure.name, false);
 }

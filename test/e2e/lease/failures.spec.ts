@@ -1,4 +1,6 @@
+import { ConflictException } from '@nestjs/common';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { QueryFailedError } from 'typeorm';
 import type { IdempotencyContext } from '../../../src/index.js';
 import { ADAPTERS } from '../../support/test-app.js';
 import { createLeaseApp, jsonOf, type LeaseApp } from './lease-fixture.js';
@@ -128,6 +130,86 @@ describe.each(ADAPTERS)('the failure of a step, on %s', (adapter) => {
     expect((await test.post('/run', 'k')).status).toBe(500);
     expect((await test.post('/run', 'k')).status).toBe(201);
     expect(test.provider).toEqual(['at A', 'at B', 'book', 'book']);
+  });
+
+  it.each([
+    ['of NestJS', () => new ConflictException({ code: 'duplicate' }), ConflictException],
+    ['of JavaScript', () => new RangeError('out of range'), RangeError],
+    ['of TypeORM', () => test.dataSource.query('insert into no_such_table values (1)'), QueryFailedError],
+  ])('is given again as what it was by its class: one %s', async (_, fail, errorClass) => {
+    const seen: unknown[] = [];
+    test.script = async (context) => {
+      const work = async (): Promise<never> => {
+        const error: unknown = await fail();
+        throw error;
+      };
+      await context.step('charge', work).catch((error: unknown) => seen.push(error));
+      return book(context, 'done');
+    };
+    expect((await test.post('/run', 'k')).status).toBe(500);
+    expect((await test.post('/run', 'k')).status).toBe(201);
+    expect(seen).toEqual([expect.any(errorClass), expect.any(errorClass)]);
+    const [first, again] = seen as (Error & { driverError?: { code: string } })[];
+    expect([again!.name, again!.message]).toEqual([first!.name, first!.message]);
+    expect(again!.driverError?.code).toBe(first!.driverError?.code);
+  });
+
+  it('is not run again because its class was not known again, where an earlier attempt went on from it', async () => {
+    class Declined extends Error {}
+    test.script = async (context) => {
+      await context.step('at A', failing('at A', new Declined('no'))).catch((error: unknown) => {
+        if (!(error instanceof Declined)) throw error;
+        return context.step('at B', () => test.call('at B'));
+      });
+      return book(context);
+    };
+    for (const attempt of [1, 2, 3]) {
+      expect([attempt, (await test.post('/run', 'k')).status]).toEqual([attempt, 500]);
+    }
+    expect(test.provider).toEqual(['at A', 'at B', 'book']);
+    expect(await test.service.find('k')).toMatchObject({
+      state: 'steps-changed',
+      attention: { steps: ['at B'], detail: expect.stringContaining('`instanceof`') },
+    });
+    expect(test.logs.join()).toMatch(/passed by "at B".*"at A".*lost its class/);
+
+    test.script = async (context) => {
+      await context.step('at A', failing('at A', new Declined('no'))).catch((error: Error) => {
+        if (error.message !== 'no') throw error;
+        return context.step('at B', () => test.call('at B'));
+      });
+      return book(context, 'done');
+    };
+    expect((await test.post('/run', 'k')).status).toBe(201);
+    expect(test.provider).toEqual(['at A', 'at B', 'book', 'book']);
+  });
+
+  it('is said to be tried again without what was done about it, a compensation for instance', async () => {
+    const compensating = (ending: (error: unknown) => unknown): void => {
+      test.script = async (context) => {
+        const charged = await context.step('charge', () => test.call('charge'));
+        try {
+          await book(context);
+        } catch (error) {
+          await context.step('refund', () => test.call('refund'));
+          throw ending(error);
+        }
+        return charged;
+      };
+    };
+    compensating((error) => error);
+    expect((await test.post('/run', 'k')).status).toBe(500);
+    expect(test.logs.filter((line) => line.includes('"refund"'))).toEqual([
+      expect.stringMatching(/what "book" failed with, behind which it has finished "refund".*an error of its own/),
+    ]);
+
+    test.logs.length = 0;
+    compensating(() => new Error('not booked, and refunded'));
+    for (const attempt of [1, 2]) {
+      expect([attempt, (await test.post('/run', 'other')).status]).toEqual([attempt, 500]);
+    }
+    expect(test.provider.filter((call) => call === 'refund')).toHaveLength(2);
+    expect(test.logs.filter((line) => line.includes('behind which'))).toEqual([]);
   });
 
   it.each([

@@ -110,6 +110,16 @@ describe.each(ADAPTERS)('the names of durable steps, on %s', (adapter) => {
     expect(new Set(keys).size).toBe(2);
   });
 
+  it('are told of where a handler has taken the refusal of a second one for done', async () => {
+    test.script = (context) =>
+      Promise.allSettled(['ada', 'bob'].map((to) => context.step('mail', () => test.call(`mail ${to}`))));
+    expect((await test.post('/run', 'k')).status).toBe(201);
+    expect(test.provider).toEqual(['mail ada']);
+    expect(test.logs).toEqual([
+      expect.stringMatching(/\/run was recorded although a step was refused: Two steps are named "mail"/),
+    ]);
+  });
+
   it('refuse a second step of a name in words that do not hide what the first has failed with', async () => {
     const seen: unknown[] = [];
     test.script = async (context) => {

@@ -1,6 +1,7 @@
 import { HttpException } from '@nestjs/common';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { DurableStepError, type IdempotencyContext } from '../../../src/index.js';
+import { dataSourceOf } from '../../../src/postgres/data-source-of.js';
 import { Effect } from '../../support/effect.entity.js';
 import type { RawResponse } from '../../support/raw-http.js';
 import { ADAPTERS } from '../../support/test-app.js';
@@ -50,8 +51,9 @@ describe.each(ADAPTERS)('a request without a key where none is required, on %s',
     const charge = await context.step('charge', () => ({ at: new Date(0), call: test.call('charge') }));
     const booked = await context.transaction('book', async (manager) => {
       await manager.save(Effect, { label: 'by the manager' });
-      await test.dataSource.getRepository(Effect).save({ label: 'by a repository' });
-      return test.effects().then((seen) => seen.length);
+      const effects = dataSourceOf(manager).getRepository(Effect); // that of the instance
+      await effects.save({ label: 'by a repository' });
+      return effects.count();
     });
     return {
       charge,
