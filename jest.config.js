@@ -1,8 +1,8 @@
 import { availableParallelism } from 'node:os';
 
-/** @type {import('jest').Config} What `npm test` runs: all but the `.long.spec.ts`, which are in `npm run test:long`. */
+/** @type {import('jest').Config} What `npm test` runs: all but the `.long.spec.ts` (`npm run test:long`) and the `.browser.spec.ts` (`npm run test:browser`). */
 export default {
-  testMatch: ['<rootDir>/test/**/*.spec.ts', '!**/*.long.spec.ts'],
+  testMatch: ['<rootDir>/test/**/*.spec.ts', '!**/*.long.spec.ts', '!**/*.browser.spec.ts'],
   extensionsToTreatAsEsm: ['.ts'],
   moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },
   transform: { '^.+\\.ts$': '@swc/jest' },

@@ -2,6 +2,7 @@ import { Module, type DynamicModule } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { idempotencyMigrations, IdempotencyModule } from '../../src/index.js';
 import type { PaymentsAppOptions } from './app.js';
+import { CheckoutModule } from './checkout/checkout.module.js';
 import { CustomersModule } from './customers/customers.module.js';
 import { JobsModule } from './jobs/jobs.module.js';
 import { LedgerModule } from './ledger/ledger.module.js';
@@ -45,6 +46,7 @@ export class AppModule {
         VerificationModule.register(providerUrl),
         JobsModule.register(databaseUrl),
         PayoutsModule,
+        CheckoutModule,
       ],
     };
   }

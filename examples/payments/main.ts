@@ -19,7 +19,9 @@ async function main(): Promise<void> {
     try {
       await app.listen(port, '127.0.0.1');
       const url = await app.getUrl();
-      console.log(`ready ${url}\nverification provider ${providerUrl}\n\n${tour(url)}`);
+      console.log(
+        `ready ${url}\nverification provider ${providerUrl}\n\nOpen ${url} in a browser, or paste these:\n\n${tour(url)}`,
+      );
       await signal;
     } finally {
       await app.close();

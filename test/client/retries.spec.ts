@@ -169,7 +169,8 @@ describe('an end', () => {
     server.answers('cut');
     const error = await failure(client({ deadlineMs: 300 })(server.url, POST));
     expect(error).toMatchObject({ reason: 'deadline', transient: true, outcome: 'unknown', key: server.keys[0] });
-    expect(error.attempts).toBe(server.received.length);
+    // The last one may not have come as far as the server.
+    expect([0, 1]).toContain(error.attempts! - server.received.length);
     expect(error.cause).toHaveProperty('message');
     expect(error.message).toBe('No response in 300 ms');
   });

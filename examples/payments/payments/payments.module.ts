@@ -10,5 +10,6 @@ import { Refund } from './refund.entity.js';
   imports: [TypeOrmModule.forFeature([Payment, Refund]), LedgerModule],
   controllers: [PaymentsController],
   providers: [PaymentsService],
+  exports: [PaymentsService],
 })
 export class PaymentsModule {}
