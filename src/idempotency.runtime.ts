@@ -14,6 +14,7 @@ import { IdempotencyOptionError, validateModuleOptions } from './options-validat
 import { AmbientTransactions } from './postgres/ambient/ambient-transactions.js';
 import { dataSourceSchema } from './postgres/data-source-schema.js';
 import { assertProtocolClient } from './postgres/driver-check.js';
+import { adviceOnPlainTables } from './postgres/statements/citus-tables.js';
 import { KeyStore } from './postgres/statements/key-store.js';
 import { ObservedKeys } from './postgres/statements/observed-keys.js';
 import { assertUsable, findKeyTables, isDistributed, type KeyTables } from './postgres/statements/key-tables.js';
@@ -100,10 +101,11 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
       await claims.idle();
       await observer.idle();
     });
-    const advice = adviceOnTransactional(dataSource);
-    if (advice !== undefined) {
-      IdempotencyRuntime.logger.warn(advice);
-    }
+    const advice = [
+      adviceOnTransactional(dataSource),
+      tables.citus?.keysElsewhere === true && (await adviceOnPlainTables(dataSource, entityTablesOf(dataSource))),
+    ];
+    advice.filter((each) => typeof each === 'string').forEach((each) => IdempotencyRuntime.logger.warn(each));
   }
 
   /** A request whose client has gone may still run: what it writes must not leave its transaction. */
@@ -196,6 +198,10 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     }
     return dataSource;
   }
+}
+
+function entityTablesOf({ entityMetadatas }: DataSource): string[] {
+  return entityMetadatas.map(({ tableName: table, schema }) => tableName(table, schema));
 }
 
 /** @throws Error always */

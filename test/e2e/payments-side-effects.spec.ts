@@ -112,7 +112,7 @@ describe.each(['express', 'fastify'])('the example’s effects outside of its tr
 
     /** However long the example takes to start. */
     const leaseEndsIn = (interval: string) =>
-      query(`update idempotency_keys set lease_expires_at = clock_timestamp() + interval '${interval}'`);
+      query(`update idempotency_keys set lease_expires_at = statement_timestamp() + interval '${interval}'`);
 
     /** For an answer that never comes. */
     const openOnly = () =>

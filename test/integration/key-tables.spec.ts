@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Client } from 'pg';
+import { adviceOnPlainTables } from '../../src/postgres/statements/citus-tables.js';
 import { assertUsable, findKeyTables, isDistributed } from '../../src/postgres/statements/key-tables.js';
 import type { Queryable } from '../../src/postgres/queryable.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
@@ -140,6 +141,15 @@ describe('at boot the tables of keys', () => {
     it('are refused when one of the two is a plain one', async () => {
       await list(`('orders', 'h', 1, 's')`, `('idempotency_keys', 'h', 2, 's')`);
       await expect(check()).rejects.toThrow('idempotency_steps" is a plain table');
+    });
+
+    it('warn of tables of entities that do not commit with keys which are elsewhere', async () => {
+      await list(`('idempotency_keys', 'h', 2, 's')`, `('idempotency_steps', 'h', 3, 's')`);
+      expect((await check())!.citus).toMatchObject({ keysElsewhere: true });
+      expect(await adviceOnPlainTables(db, ['"orders"', '"idempotency_keys"', '"not there"'])).toMatch(
+        /other nodes of Citus than orders, which.*run on the coordinator: select citus_add_local_table_to_metadata\('orders'\);$/,
+      );
+      expect(await adviceOnPlainTables(db, ['"idempotency_keys"'])).toBeUndefined();
     });
 
     it.each([`'h', 2, 's'`, `'n', 0, 's'`, `'n', 2, 't'`])('are good as tables of Citus: %s', async (kind) => {

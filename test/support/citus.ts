@@ -6,7 +6,7 @@ import { databaseUrl } from './database.js';
 export const WORKERS = (process.env['TEST_CITUS_WORKERS'] ?? '').split(',').filter((url) => url !== '');
 
 /** What Citus can make of the library's tables. */
-export const CITUS_KINDS = ['distributed', 'reference', 'managed'] as const;
+export const CITUS_KINDS = ['distributed', 'managed'] as const;
 export type CitusKind = (typeof CITUS_KINDS)[number];
 
 /** Business tables made by TypeORM are to commit with keys that are elsewhere. */
@@ -38,17 +38,9 @@ export async function turnTablesIntoCitus(kind: CitusKind, url: string): Promise
       `select create_distributed_table('${KEYS_TABLE}', 'key', colocate_with => 'none')`,
       `select create_distributed_table('${STEPS_TABLE}', 'execution_id', colocate_with => 'none')`,
     ],
-    reference: [KEYS_TABLE, STEPS_TABLE].map((table) => `select create_reference_table('${table}')`),
     managed: [KEYS_TABLE, STEPS_TABLE].map((table) => `select citus_add_local_table_to_metadata('${table}')`),
   };
   await statements(url, calls[kind]);
-}
-
-/** Citus has a worker of its own in each database, which keeps it from being a template. */
-export async function leaveAlone(coordinator: string, workers: readonly string[], database: string): Promise<void> {
-  for (const url of [coordinator, ...workers]) {
-    await statements(url, [`select pg_terminate_backend(pid) from pg_stat_activity where datname = '${database}'`]);
-  }
 }
 
 async function statements(url: string, all: readonly string[]): Promise<void> {

@@ -46,6 +46,8 @@ export interface TestAppOptions extends Pick<ModuleMetadata, 'controllers' | 'pr
   databaseUrl?: string;
   /** Whether @fastify/multipart reads uploads, before any interceptor does. @default true */
   multipart?: boolean;
+  /** Whether TypeORM makes the tables of the entities. @default true */
+  synchronize?: boolean;
   /** Called before the application is initialised. */
   configure?: (app: INestApplication) => void;
 }
@@ -133,7 +135,7 @@ async function startInstance({ databaseUrl, logs, shared, ...options }: Instance
           type: 'postgres',
           url: throughPooler(databaseUrl),
           entities: [Effect, ...(options.entities ?? [])],
-          synchronize: true,
+          synchronize: options.synchronize ?? true,
           poolSize: options.poolSize ?? 10,
           extra: options.extra,
           retryAttempts: 0,

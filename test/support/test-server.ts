@@ -6,7 +6,7 @@ import { Client } from 'pg';
 import { DataSource } from 'typeorm';
 import { startPostgres, type PostgresServer } from '../../examples/support/postgres-server.js';
 import { idempotencyMigrations } from '../../migrations/index.js';
-import { addNodes, type CitusKind, leaveAlone, turnTablesIntoCitus, WORKERS } from './citus.js';
+import { addNodes, type CitusKind, turnTablesIntoCitus, WORKERS } from './citus.js';
 import { databaseUrl } from './database.js';
 import { compilePrograms } from './program.js';
 import { turnTablesInto } from './table-kinds.js';
@@ -51,7 +51,6 @@ export async function startTestServer(): Promise<void> {
   }
   if (WORKERS.length > 0) {
     await turnTablesIntoCitus(process.env['TEST_CITUS_KIND'] as CitusKind, databaseUrl(serverUrl, name));
-    await leaveAlone(serverUrl, WORKERS, name);
     process.env['TEST_DATABASE_STRATEGY'] = 'strategy file_copy';
   }
   process.env['TEST_DATABASE_URL'] = serverUrl;

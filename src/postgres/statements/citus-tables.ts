@@ -5,6 +5,8 @@ import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
 export interface CitusTables {
   /** Those of the library that it does not know: plain tables of the one node that the application is connected to. */
   plain: string[];
+  /** Whether the table of keys itself has rows on other nodes. */
+  keysElsewhere: boolean;
   /** A table whose rows are on other nodes, for a message; there may be more. */
   elsewhere: string | undefined;
 }
@@ -12,21 +14,49 @@ export interface CitusTables {
 /** Citus' own list of tables: it is the same on each node that has the metadata. */
 const LIST = 'pg_catalog.pg_dist_partition';
 
+/** Of those that Citus knows only the ones that it manages on this node alone have no shard elsewhere. */
+const IS_ELSEWHERE = `(partmethod <> 'n' or repmodel = 't' or colocationid <> 0)`;
+
 export async function findCitusTables(db: Queryable, schema: string): Promise<CitusTables | undefined> {
   const [citus] = await rowsOf<{ there: boolean }>(db, 'select to_regclass($1::text) is not null as there', [LIST]);
   if (!citus!.there) {
     return undefined;
   }
-  const [found] = await rowsOf<{ plain: string[]; elsewhere: string | null }>(
+  const [found] = await rowsOf<{ plain: string[]; keysElsewhere: boolean; elsewhere: string | null }>(
     db,
-    // Of those that Citus knows only the ones that it manages on this node alone have no shard elsewhere.
     `select array(select name from unnest($1::text[]) name
                   where not exists (select from ${LIST} where logicalrelid = name::regclass)) as plain,
-            (select min(logicalrelid::text) from ${LIST}
-             where partmethod <> 'n' or repmodel = 't' or colocationid <> 0) as elsewhere`,
+            exists (select from ${LIST} where logicalrelid = ($1::text[])[1]::regclass and ${IS_ELSEWHERE}) as "keysElsewhere",
+            (select min(logicalrelid::text) from ${LIST} where ${IS_ELSEWHERE}) as elsewhere`,
     [[KEYS_TABLE, STEPS_TABLE].map((name) => tableName(name, schema))],
   );
-  return { plain: found!.plain, elsewhere: found!.elsewhere ?? undefined };
+  const { plain, keysElsewhere, elsewhere } = found!;
+  return { plain, keysElsewhere, elsewhere: elsewhere ?? undefined };
+}
+
+/**
+ * The other way round: keys that are elsewhere commit before what a handler has written to a plain table, and a crash
+ * between the two keeps a key without its writes.
+ *
+ * @param tables those of the DataSource's entities, quoted
+ * @returns what to warn of, and what to run; nothing where all is well
+ */
+export async function adviceOnPlainTables(db: Queryable, tables: readonly string[]): Promise<string | undefined> {
+  const rows = await rowsOf<{ name: string }>(
+    db,
+    `select distinct c.oid::regclass::text as name from unnest($1::text[]) t join pg_class c on c.oid = to_regclass(t)
+     where c.relkind in ('r', 'p') and not exists (select from ${LIST} where logicalrelid = c.oid) order by 1`,
+    [tables],
+  );
+  if (rows.length === 0) {
+    return undefined;
+  }
+  const calls = rows.map(({ name }) => `select citus_add_local_table_to_metadata('${name.replaceAll("'", "''")}');`);
+  return (
+    `The keys are on other nodes of Citus than ${rows.map(({ name }) => name).join(', ')}, which it does not commit together ` +
+    `with them: a crash can keep a key without what its handler wrote there. Where a handler with @Idempotent() writes ` +
+    `to such a table, run on the coordinator: ${calls.join(' ')}`
+  );
 }
 
 /**

@@ -88,7 +88,7 @@ export class ObservedKeys {
            method = excluded.method, path = excluded.path, claim_id = excluded.claim_id,
            response_status = excluded.response_status, response_headers = excluded.response_headers,
            response_bytes = excluded.response_bytes, created_at = excluded.created_at, expires_at = excluded.expires_at
-           where k.expires_at <= clock_timestamp()
+           where k.expires_at <= excluded.created_at
          returning true)
        select exists (select from added) as added`,
       [

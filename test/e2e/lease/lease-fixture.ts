@@ -56,7 +56,7 @@ export async function createLeaseApp(
       call: (name) => `${name} #${test.provider.push(name)}`,
       steps: () => query('select name, outcome from idempotency_steps order by position, created_at'),
       expireLease: async (key) => {
-        await query(`update idempotency_keys set lease_expires_at = clock_timestamp() where key = $1`, [key]);
+        await query(`update idempotency_keys set lease_expires_at = statement_timestamp() where key = $1`, [key]);
       },
       untilState: (key, state) =>
         waitFor(async () => (await service.find(key))?.state === state, { what: `${key} to be ${state}` }),

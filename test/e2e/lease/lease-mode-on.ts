@@ -47,7 +47,9 @@ export function leaseModeOn(adapter: Adapter) {
 
   /** As if the process that holds the key had died a while ago. */
   const expireLease = (key: string) =>
-    queryOn(test.databaseUrl, `update idempotency_keys set lease_expires_at = clock_timestamp() where key = $1`, [key]);
+    queryOn(test.databaseUrl, `update idempotency_keys set lease_expires_at = statement_timestamp() where key = $1`, [
+      key,
+    ]);
 
   const untilRunning = (key: string) =>
     waitFor(async () => (await service.find(key))?.state === 'running', { what: `${key} to run`, timeoutMs: 10_000 });

@@ -27,7 +27,7 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
     // The holder is alive, but cut off from the table: neither it nor its renewals know.
     await queryOn(
       application().databaseUrl,
-      `update idempotency_keys set claim_id = gen_random_uuid(), lease_expires_at = clock_timestamp() where key = 'k'`,
+      `update idempotency_keys set claim_id = '00000000-0000-4000-8000-000000000000', lease_expires_at = statement_timestamp() where key = 'k'`,
     );
     const second = await other().post('/run/pay', 'k');
     expect([second.status, JSON.parse(second.body.toString())]).toEqual([
@@ -55,7 +55,7 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
     await entered.promise;
     await queryOn(
       application().databaseUrl,
-      `update idempotency_keys set claim_id = gen_random_uuid() where key = 'k'`,
+      `update idempotency_keys set claim_id = '00000000-0000-4000-8000-000000000000' where key = 'k'`,
     );
     await waitFor(() => seen.length === 2, { what: 'the holder to be told', timeoutMs: 10_000 });
     expect(seen.map((error) => error instanceof IdempotencyLeaseLostException)).toEqual([true, true]);
@@ -75,7 +75,7 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
     await entered.promise;
     await queryOn(
       application().databaseUrl,
-      `update idempotency_keys set claim_id = gen_random_uuid() where key = 'k'`,
+      `update idempotency_keys set claim_id = '00000000-0000-4000-8000-000000000000' where key = 'k'`,
     );
     const answer = await first;
     expect([answer.status, headerOf(answer, 'content-type'), headerOf(answer, 'retry-after')]).toEqual([
@@ -100,7 +100,7 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
     await entered.promise;
     await queryOn(
       application().databaseUrl,
-      `update idempotency_keys set claim_id = gen_random_uuid(), lease_expires_at = clock_timestamp() where key = 'k'`,
+      `update idempotency_keys set claim_id = '00000000-0000-4000-8000-000000000000', lease_expires_at = statement_timestamp() where key = 'k'`,
     );
     const takers = Array.from({ length: 10 }, () => other().post('/run/pay', 'k'));
     await waitFor(() => held.length > 1, { what: 'a taker', timeoutMs: 10_000 });

@@ -42,7 +42,7 @@ describe.each(ADAPTERS)('on the wire, with %s', (adapter) => {
       const { created_at, expires_at } = (await rowOf('to-the-last')) as Record<string, Date>;
       expect(expires_at!.getTime() - created_at!.getTime()).toBe(24 * 3_600_000);
       await application().dataSource.query(
-        `update idempotency_keys set expires_at = clock_timestamp() + interval '1 minute' where key = 'to-the-last'`,
+        `update idempotency_keys set expires_at = statement_timestamp() + interval '1 minute' where key = 'to-the-last'`,
       );
       expect(await send('/orders', 'to-the-last')).toEqual(replayOf(first));
     });
