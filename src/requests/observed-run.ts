@@ -34,7 +34,6 @@ interface Description {
 export class ObservedRun {
   private readonly startedAt = performance.now();
   private request: IdempotentRequest | undefined;
-  private wasInFlight = false;
   private handlerEnd: HandlerEnd | undefined;
   private watched: WatchedResponse | undefined;
   private endedAt = 0;
@@ -57,7 +56,7 @@ export class ObservedRun {
     this.exchange.pass(contextOf({ request: identified(described, claim), attempt: 1, claim }, keys));
     if (described.key !== undefined) {
       this.request = described;
-      this.wasInFlight = observer.begin(described, options, route);
+      observer.begin(described, options, route);
       watchResponse(this.exchange.response, (watched) => this.responseEnded(watched));
     }
     claim
@@ -99,17 +98,17 @@ export class ObservedRun {
   }
 
   private settleWhenEnded(): void {
-    const { request, handlerEnd, watched, startedAt, endedAt, wasInFlight } = this;
+    const { request, handlerEnd, watched, startedAt, endedAt } = this;
     if (request === undefined || handlerEnd === undefined || watched === undefined) {
       return;
     }
     this.request = undefined; // once
     const { observer, options, route } = this.around;
-    observer.end(request);
+    const ranBeside = observer.end(request);
     const writer = this.exchange.answersException ? 'error' : 'framework';
     const verdict = verdictOn(handlerEnd, writer, watched.status, options.storeErrors);
     const isOutcome = verdict === 'record' || verdict === 'record the error';
-    observer.settle({ request, options, route, response: watched, isOutcome, wasInFlight, startedAt, endedAt });
+    observer.settle({ request, options, route, response: watched, isOutcome, ranBeside, startedAt, endedAt });
   }
 }
 

@@ -16,8 +16,8 @@ export interface Observation {
   response: ObservedResponse;
   /** Whether another mode would have recorded the response. */
   isOutcome: boolean;
-  /** Whether it was told already that another request with its key was in flight. */
-  wasInFlight: boolean;
+  /** Whether another request with its key ran beside it in this process: of those, all but the first were told of. */
+  ranBeside: boolean;
   /** By `performance.now()`. */
   startedAt: number;
   endedAt: number;
@@ -29,8 +29,8 @@ export interface Observation {
  */
 export class Observer {
   private static readonly logger = new Logger('Idempotency');
-  /** How many requests of a key run in this process. */
-  private readonly running = new Map<string, number>();
+  /** How many requests of a key run in this process, and whether it ever were several since there was none. */
+  private readonly running = new Map<string, { count: number; ranBeside: boolean }>();
   /** The last of the key's requests that is being compared, which the next one waits for. */
   private readonly settling = new Map<string, Promise<void>>();
 
@@ -39,26 +39,25 @@ export class Observer {
     private readonly connections: Connections,
   ) {}
 
-  /** @returns whether another request with the key runs in this process, whose answer a retry could not have got */
-  begin(request: IdempotentRequest, options: RouteOptions, route: string): boolean {
+  /** The request's handler is about to run. */
+  begin(request: IdempotentRequest, options: RouteOptions, route: string): void {
     const name = nameOf(request);
-    const others = this.running.get(name) ?? 0;
-    this.running.set(name, others + 1);
+    const others = this.running.get(name)?.count ?? 0;
+    this.running.set(name, { count: others + 1, ranBeside: others > 0 });
     if (others > 0) {
       this.tellInFlight(request, options, route);
     }
-    return others > 0;
   }
 
-  /** The request runs no more. */
-  end(request: IdempotentRequest): void {
+  /** The request runs no more. @returns whether another one with its key ran beside it */
+  end(request: IdempotentRequest): boolean {
     const name = nameOf(request);
-    const others = this.running.get(name)! - 1;
-    if (others === 0) {
+    const running = this.running.get(name)!;
+    running.count--;
+    if (running.count === 0) {
       this.running.delete(name);
-    } else {
-      this.running.set(name, others);
     }
+    return running.ranBeside;
   }
 
   /** Compares it, behind those with its key that ended before it. */
@@ -89,7 +88,8 @@ export class Observer {
   }
 
   private async compare(observation: Observation): Promise<void> {
-    const { request, options, response, isOutcome, endedAt } = observation;
+    const { request, options, response, isOutcome, startedAt, endedAt } = observation;
+    const ranMs = performance.now() - startedAt; // before the question: its way must not count
     let found = await this.keys.find(this.connections, request);
     if (found === undefined && isOutcome) {
       const endedMsAgo = performance.now() - endedAt;
@@ -97,18 +97,16 @@ export class Observer {
       found = added ? undefined : await this.keys.find(this.connections, request);
     }
     if (found !== undefined) {
-      this.tell(observation, found);
+      this.tell(observation, found, ranMs);
     }
   }
 
-  private tell(observation: Observation, found: ObservedKey): void {
-    const { request, options, route, response, wasInFlight, startedAt } = observation;
-    const ranMs = performance.now() - startedAt;
-    if (wasInFlight) {
-      return;
+  private tell({ request, options, route, response, ranBeside }: Observation, found: ObservedKey, ranMs: number): void {
+    if (ranBeside) {
+      return; // it was told, or is the one that the others were beside
     }
-    if (found.response === undefined || found.ageMs < ranMs) {
-      this.tellInFlight(request, options, route); // it was recorded while this one ran
+    if (found.response === undefined || (!found.isOwn && found.ageMs < ranMs)) {
+      this.tellInFlight(request, options, route); // another process recorded it while this one ran
     } else if (!isSame(found, request)) {
       const problem = new IdempotencyKeyReusedException();
       this.warn(route, request, `would have been answered ${problem.getStatus()}: ${problem.message}`);

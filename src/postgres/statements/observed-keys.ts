@@ -27,6 +27,9 @@ export interface ObservedKey {
   response: ObservedResponse | undefined;
   /** False where the response was too large for whoever recorded it. */
   bodyKept: boolean;
+  /** Whether this process has observed it. */
+  isOwn: boolean;
+  /** Since it was recorded, or a little less: what another process has observed it dates by the way to the database. */
   ageMs: number;
 }
 
@@ -38,6 +41,7 @@ interface Row {
   bytes: string;
   sha256: string;
   body_kept: boolean;
+  is_own: boolean;
   age_ms: number;
 }
 
@@ -48,6 +52,8 @@ interface Row {
  */
 export class ObservedKeys {
   private readonly table: string;
+  /** Names this process as the one that has written a row. */
+  private readonly writerId = randomUUID();
 
   constructor(schema: string | undefined) {
     this.table = tableName(KEYS_TABLE, schema);
@@ -61,13 +67,13 @@ export class ObservedKeys {
               response_status as status, response_bytes::text as bytes,
               case when scope = $1::text then encode(sha256(coalesce(response_body, '')), 'hex')
                    else response_headers -> 0 ->> 1 end as sha256,
-              response_body is not null or scope = $2::text as body_kept,
+              response_body is not null or scope = $2::text as body_kept, claim_id = $4::uuid as is_own,
               extract(epoch from clock_timestamp() - created_at)::float8 * 1000 as age_ms
        from ${this.table}
        where scope in ($1::text, $2::text) and key = $3::text and expires_at > clock_timestamp()
        order by scope = $2::text
        limit 1`,
-      [scope, observedScope(scope), key],
+      [scope, observedScope(scope), key, this.writerId],
     );
     return row === undefined ? undefined : observedKeyOf(row);
   }
@@ -98,7 +104,7 @@ export class ObservedKeys {
         fingerprintVersion,
         method,
         path,
-        randomUUID(),
+        this.writerId,
         response.status,
         JSON.stringify([['sha256', response.sha256]]),
         response.bodyBytes,
@@ -116,12 +122,13 @@ function observedScope(scope: string): string {
 }
 
 function observedKeyOf(row: Row): ObservedKey {
-  const { fingerprint, fingerprint_version, unfinished, status, bytes, sha256, body_kept, age_ms } = row;
+  const { fingerprint, fingerprint_version, unfinished, status, bytes, sha256, body_kept, is_own, age_ms } = row;
   return {
     fingerprint: Buffer.from(fingerprint, 'hex'),
     fingerprintVersion: Number(fingerprint_version),
     response: unfinished ? undefined : { status: Number(status), bodyBytes: Number(bytes), sha256 },
     bodyKept: body_kept,
+    isOwn: is_own,
     ageMs: Number(age_ms),
   };
 }

@@ -52,7 +52,9 @@ describe.each(ADAPTERS)('a route in observe mode, on %s', (adapter) => {
     (await observing.effects()).filter((each) => each === label).length;
   /** It comes behind the answer. */
   const told = async (expected: RegExp): Promise<void> => {
-    await waitFor(() => logged.some((line) => expected.test(line)), { what: `${expected} in ${logged.join('\n')}` });
+    await waitFor(() => logged.some((line) => expected.test(line)), { what: `${expected}` }).catch((error: unknown) => {
+      throw new Error(`It was told:\n${logged.join('\n')}`, { cause: error });
+    });
   };
   const observed = async (): Promise<number> => {
     const [row] = await observing.dataSource.query(
