@@ -3,7 +3,8 @@
  * it there: its declarations under every kind of module resolution, both of its module systems in one process, a
  * unit test, its command line, and a small application.
  *
- *   node --import @swc-node/register/esm-register test/package/smoke.mjs
+ *   npm run test:package             with the newest of the applications that `nest new` makes
+ *   npm run test:package -- --all    with all of them, for a release
  */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -12,6 +13,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Client } from 'pg';
 import { startPostgres } from '../../examples/support/postgres-server.js';
+import { APPLICATIONS, tryApplication } from './applications.mjs';
 import { consumer, OLDER, TWICE } from './consumers.mjs';
 import { tellTwoCopies } from './two-copies.mjs';
 import { testPackages, writeUnitTests } from './unit-tests.mjs';
@@ -48,6 +50,12 @@ try {
     projects.push(directory);
     await inDatabase(`idempotency_smoke_${process.pid}_${cell.nestjs}`, (url) =>
       useIn(directory, url, Number(cell.nestjs)),
+    );
+  }
+  const applications = process.argv.includes('--all') ? APPLICATIONS : APPLICATIONS.slice(0, 1);
+  for (const [number, cell] of applications.entries()) {
+    await inDatabase(`idempotency_smoke_${process.pid}_application_${number}`, (databaseUrl) =>
+      tryApplication(cell, { folder, tarball, databaseUrl, step, capture }),
     );
   }
   const [newest, older] = projects;

@@ -51,6 +51,8 @@ function runWebpack(entry: string, directory: string, filename: string): Promise
   const configuration = {
     mode: 'none',
     target: 'node20',
+    // There is neither in a script that is run as such, and TypeORM 0.3 asks.
+    node: { __dirname: true, __filename: true },
     entry,
     output: { path: directory, filename, library: { type: 'commonjs2' } },
     resolve: { modules: [join(REPOSITORY, 'node_modules')] },
