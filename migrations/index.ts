@@ -2,6 +2,7 @@ import type { Migration } from '../src/postgres/ddl/migration-runner.js';
 import { CreateIdempotencyKeys1763683200000 } from './1763683200000-create-idempotency-keys.js';
 import { AddLeasesAndSteps1763769600000 } from './1763769600000-add-leases-and-steps.js';
 import { AddAttention1763856000000 } from './1763856000000-add-attention.js';
+import { AddTraceContext1763942400000 } from './1763942400000-add-trace-context.js';
 
 export type IdempotencyMigration = new (schema?: string) => Migration;
 
@@ -15,6 +16,7 @@ export const idempotencyMigrations: IdempotencyMigration[] = [
   CreateIdempotencyKeys1763683200000,
   AddLeasesAndSteps1763769600000,
   AddAttention1763856000000,
+  AddTraceContext1763942400000,
 ];
 
 /**

@@ -5,7 +5,8 @@ import type { IdempotentRequest, RequestWithoutKey } from './protocol/request.js
 import type { EventPublisher } from './requests/event-publisher.js';
 import { RunReport } from './requests/run-report.js';
 import { failpoint } from './util/failpoint.js';
-import { FINGERPRINT_VERSION, fingerprintOf, fingerprintRequest } from './http/fingerprint.js';
+import { fingerprintOf, fingerprintRequest, keyedFingerprint } from './http/fingerprint.js';
+import { FINGERPRINT_VERSION, KEYED_FINGERPRINT_VERSION } from './protocol/constants.js';
 import { requestTarget } from './http/http-request.js';
 import { parseResolvedKey, readIdempotencyKey } from './http/idempotency-key.js';
 import { HttpExchange } from './http/response/http-exchange.js';
@@ -50,7 +51,8 @@ export class IdempotencyInterceptor implements NestInterceptor {
     if (context.getType() !== 'http') {
       throw new Error(`@Idempotent() works on HTTP handlers, not in a context of type "${context.getType()}".`);
     }
-    const { routes, claims, keys, observer, problemBaseUrl, events } = this.assertModule(context);
+    const runtime = this.assertModule(context);
+    const { routes, claims, keys, observer, problemBaseUrl, events, encryption, scopeLimits } = runtime;
     const options = routes.ofContext(context);
     const exchange = HttpExchange.of(context);
     if (options.mode === 'observe') {
@@ -66,7 +68,9 @@ export class IdempotencyInterceptor implements NestInterceptor {
     exchange.assertHoldable();
     exchange.withdrawProblem();
     const report = events.isHeard ? reportOf(events, context, exchange, options.mode) : undefined;
-    const run = new RequestRun(exchange, { claims, keys, options, problemBaseUrl, report }, () => next.handle(), outer);
+    const traceContext = runtime.traceContext?.();
+    const around = { claims, keys, options, problemBaseUrl, report, encryption, scopeLimits, context, traceContext };
+    const run = new RequestRun(exchange, around, () => next.handle(), outer);
     void run.begin(() => this.describe(context, exchange, options));
     return () => run.unsubscribed();
   }
@@ -94,7 +98,9 @@ export class IdempotencyInterceptor implements NestInterceptor {
   ): Promise<IdempotentRequest | RequestWithoutKey> {
     const resolved = options.key === undefined ? undefined : await options.key(context);
     const key = this.readKey(exchange, options, resolved);
-    return key === undefined ? describeWithoutKey(context, options) : describeRequest(context, key, options);
+    return key === undefined
+      ? describeWithoutKey(context, options)
+      : describeRequest(context, key, options, this.runtime?.options.fingerprintSecret);
   }
 
   private readKey(exchange: HttpExchange, options: RouteOptions, resolved: unknown): string | undefined {
@@ -151,20 +157,33 @@ async function describeRequest(
   context: ExecutionContext,
   key: string,
   options: RouteOptions,
+  fingerprintSecret: string | undefined,
 ): Promise<IdempotentRequest> {
   const request = context.switchToHttp().getRequest<Parameters<typeof requestTarget>[0]>();
+  const scope = await resolveScope(context, options);
+  const plain =
+    typeof options.fingerprint === 'function'
+      ? fingerprintOf(await options.fingerprint(context), request)
+      : await fingerprintRequest(request, options.fingerprint).catch(refuseUnread);
   return {
     key,
-    scope: await resolveScope(context, options),
-    fingerprint:
-      typeof options.fingerprint === 'function'
-        ? fingerprintOf(await options.fingerprint(context), request)
-        : await fingerprintRequest(request, options.fingerprint).catch(refuseUnread),
-    fingerprintVersion: FINGERPRINT_VERSION,
+    scope,
+    ...fingerprintBy(fingerprintSecret, plain),
     method: request.method,
     path: requestTarget(request).path,
     options,
   };
+}
+
+function fingerprintBy(
+  secret: string | undefined,
+  plain: Buffer,
+): Pick<IdempotentRequest, 'fingerprint' | 'fingerprintVersion' | 'keyed'> {
+  if (secret === undefined) {
+    return { fingerprint: plain, fingerprintVersion: FINGERPRINT_VERSION };
+  }
+  const keyed = (fingerprint: Buffer): Buffer => keyedFingerprint(fingerprint, secret);
+  return { fingerprint: keyed(plain), fingerprintVersion: KEYED_FINGERPRINT_VERSION, keyed };
 }
 
 /** Whose it is matters only to a handler that asks: one that cannot be told must not keep it from running. */

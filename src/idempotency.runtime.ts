@@ -3,10 +3,13 @@ import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleIn
 import { ModuleRef, Reflector } from '@nestjs/core';
 import { getDataSourceToken } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
+import { Encryption } from './protocol/encryption.js';
+import { ScopeLimits } from './requests/scope-limits.js';
 import { EventPublisher } from './requests/event-publisher.js';
 import { Claims } from './requests/claims.js';
 import { Observer } from './requests/observer.js';
 import { Connections } from './postgres/connections.js';
+import { effectiveSettings } from './effective-settings.js';
 import { watchExceptions } from './http/response/exception-watch.js';
 import { MODULE_OPTIONS_TOKEN } from './idempotency.module-definition.js';
 import { DEFAULT_OPTIONS, type IdempotencyModuleOptions } from './protocol/options.js';
@@ -20,6 +23,7 @@ import { ObservedKeys } from './postgres/statements/observed-keys.js';
 import { assertUsable, findKeyTables, isDistributed, type KeyTables } from './postgres/statements/key-tables.js';
 import { LeaseService } from './modes/lease/lease.service.js';
 import { LeaseStore } from './postgres/statements/lease-store.js';
+import { type Pulse, takePulse } from './postgres/statements/pulse.js';
 import { SearchPathWatch } from './postgres/search-path-watch.js';
 import { KEYS_TABLE, tableName } from './postgres/table-name.js';
 import { StatementRunner } from './postgres/statement-runner.js';
@@ -29,6 +33,7 @@ import { otherNestJs, otherTypeOrm } from './two-copies.js';
 import { StoredKeys } from './postgres/statements/stored-keys.js';
 
 interface Parts {
+  schema: string;
   dataSource: DataSource;
   store: KeyStore;
   leaseStore: LeaseStore;
@@ -48,6 +53,10 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   readonly routes: RouteOptionsRegistry;
   readonly problemBaseUrl: string;
   readonly events: EventPublisher;
+  readonly encryption: Encryption;
+  /** The `traceparent` of the running code; of who traces. */
+  traceContext: (() => string | undefined) | undefined;
+  readonly scopeLimits = new ScopeLimits();
   private parts: Parts | undefined;
 
   private readonly moduleRef: ModuleRef;
@@ -66,6 +75,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     watchExceptions();
     this.routes = new RouteOptionsRegistry(reflector, options);
     this.problemBaseUrl = options.problemBaseUrl ?? DEFAULT_OPTIONS.problemBaseUrl;
+    this.encryption = new Encryption(options.encryption);
     this.events = new EventPublisher(options.onEvent, options.hashSecret, (work) => this.transactions.outside(work));
   }
 
@@ -91,16 +101,17 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     const transactions = new AmbientTransactions(dataSource);
     const leaseStore = new LeaseStore(schema, runner, searchPaths, onCitus);
     const connections = new Connections(transactions, runner);
-    const leases = new LeaseService(leaseStore, connections, runner);
+    const leases = new LeaseService(leaseStore, connections, runner, this.encryption);
     const claims = new Claims(store, connections, leases);
     const keys = new StoredKeys(store, connections);
     const observer = new Observer(new ObservedKeys(schema), connections);
-    this.parts = { dataSource, store, leaseStore, transactions, connections, keys, claims, leases, observer };
+    this.parts = { schema, dataSource, store, leaseStore, transactions, connections, keys, claims, leases, observer };
     // Depending on the order of the imports, TypeORM's module is shut down before this one.
     transactions.closeAfter(async () => {
       await claims.idle();
       await observer.idle();
     });
+    IdempotencyRuntime.logger.log(effectiveSettings(this.options, schema));
     const advice = [
       adviceOnTransactional(dataSource),
       tables.citus?.keysElsewhere === true && (await adviceOnPlainTables(dataSource, entityTablesOf(dataSource))),
@@ -114,6 +125,18 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     await this.parts?.observer.idle();
     await this.parts?.leases.close();
     this.parts?.transactions.uninstall();
+  }
+
+  /** @throws IdempotencyStoreUnavailableException, or the driver's error */
+  takePulse(): Promise<Pulse> {
+    const { connections, schema } = this.ready;
+    return takePulse(connections, schema);
+  }
+
+  /** Whether the tables are those of this version. */
+  async isSchemaCurrent(): Promise<boolean> {
+    const { connections, schema } = this.ready;
+    return (await findKeyTables(connections, schema)) !== undefined;
   }
 
   get dataSource(): DataSource {

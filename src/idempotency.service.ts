@@ -51,6 +51,15 @@ export class IdempotencyService {
   }
 
   /**
+   * Deletes all keys of a scope, whatever their state, with their steps: for the erasure of a person's data. In batches of a
+   * thousand, and answers how many there were. A request of transaction mode that runs meanwhile has no key yet, and records
+   * it afterwards.
+   */
+  forgetScope(scope: string): Promise<number> {
+    return this.runtime.keys.forgetScope(scope);
+  }
+
+  /**
    * Records the response of an operation that was interrupted: every retry gets it. False when there is no such
    * operation, or an attempt at it is running. Kept as long as the module's `ttlMs` says.
    *
@@ -64,7 +73,11 @@ export class IdempotencyService {
       throw new RangeError(`A response is recorded with a status from 200 to 499, not ${String(status)}.`);
     }
     const { leaseStore, connections } = this.runtime;
-    return leaseStore.resolve(connections, this.newHolder(key, scope), { status, ...encoded(response) }, this.ttlMs);
+    const holder = this.newHolder(key, scope);
+    const { headers, body } = encoded(response);
+    const plain = { status, headers, body, bodyBytes: body.length };
+    const sealed = this.runtime.encryption.sealResponse(plain, [scope, key, holder.claimId]);
+    return leaseStore.resolve(connections, holder, { status, headers: sealed.headers, body: sealed.body! }, this.ttlMs);
   }
 
   /**

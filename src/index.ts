@@ -17,11 +17,13 @@ export {
   IdempotencyKeyReusedException,
   IdempotencyLeaseLostException,
   IdempotencyOutcomeUnknownException,
+  IdempotencyReplayForbiddenException,
   IdempotencyRequestInFlightException,
   IdempotencyStepsChangedException,
   IdempotencyResponseNotKeptException,
   IdempotencyStoreUnavailableException,
   IdempotencyTimeoutException,
+  IdempotencyTooManyInFlightException,
   IdempotencyTransactionFailedException,
   IdempotencyUnsupportedMediaTypeException,
   TransactionOutcomeUnknownError,
@@ -31,6 +33,7 @@ export type { ProblemDocument } from './protocol/exceptions.js';
 export { IdempotencyInterceptor } from './idempotency.interceptor.js';
 export { IdempotencyModule } from './idempotency.module.js';
 export type {
+  EncryptionOptions,
   FingerprintFields,
   IdempotencyMode,
   IdempotencyModuleOptions,
@@ -39,6 +42,9 @@ export type {
   InterruptionPolicy,
   IsolationLevel,
   PurgeOptions,
+  RecordedResponse,
+  RedactedResponse,
+  ReplayableRecord,
   ReplayHeaders,
   Resolver,
   SharedScopePolicy,

@@ -1,4 +1,5 @@
 import { inspect } from 'node:util';
+import { KEY_BYTES, keyBytes } from './protocol/encryption.js';
 import type { IdempotencyModuleOptions, IdempotentOptions } from './protocol/options.js';
 import { isSchemaName, SCHEMA_NAME } from './postgres/table-name.js';
 
@@ -99,6 +100,12 @@ const ROUTE_CHECKS: Record<keyof IdempotentOptions, Check> = {
   isolation: oneOf('READ UNCOMMITTED', 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'),
   retries: wholeNumber(0, 20),
   timeoutMs: wholeNumber(1, 2_147_000_000, ' of milliseconds'),
+  store: { accepts: (value) => typeof value === 'boolean', expected: 'true or false' },
+  redact: aFunction('a function that takes a response and returns what of it is stored'),
+  authorizeReplay: aFunction(
+    'a function that takes the ExecutionContext and what is recorded, and returns true or false',
+  ),
+  maxInFlight: wholeNumber(1, 100_000),
   maxBodyBytes: wholeNumber(0, 100 * 1024 * 1024, ' of bytes'),
   maxHeldBytes: wholeNumber(0, 1024 * 1024 * 1024, ' of bytes'),
   replayHeaders: {
@@ -107,9 +114,29 @@ const ROUTE_CHECKS: Record<keyof IdempotentOptions, Check> = {
   },
 };
 
+const encryptionKeys: Check = {
+  accepts: (value) =>
+    isObject(value) &&
+    Object.keys(value).length > 0 &&
+    Object.values(value).every(
+      (key) => (typeof key === 'string' || key instanceof Uint8Array) && keyBytes(key).length === KEY_BYTES,
+    ),
+  expected: '',
+};
+
 const secret: Check = {
   accepts: (value) => typeof value === 'string' && value.length >= MIN_SECRET_LENGTH,
   expected: `a text of at least ${MIN_SECRET_LENGTH} characters`,
+  isSecret: true,
+};
+
+const encryption: Check = {
+  accepts: (value) =>
+    isObject(value) &&
+    hasOnly(value, { keys: encryptionKeys, currentKeyId: { accepts: (id) => typeof id === 'string', expected: '' } }) &&
+    encryptionKeys.accepts(value.keys) &&
+    (value.currentKeyId === undefined || Object.hasOwn(value.keys as object, value.currentKeyId as string)),
+  expected: `{ keys, currentKeyId }, each of the keys ${KEY_BYTES} bytes or the base64 of them, and the id of one of them`,
   isSecret: true,
 };
 
@@ -132,6 +159,8 @@ const MODULE_CHECKS: Record<keyof IdempotencyModuleOptions, Check> = {
   },
   onEvent: aFunction('a function that takes an event'),
   hashSecret: secret,
+  fingerprintSecret: secret,
+  encryption,
   purge: {
     accepts: (value) => value === false || (isObject(value) && hasOnly(value, { intervalMs, batchSize })),
     expected: `false or { intervalMs: ${intervalMs.expected}, batchSize: ${batchSize.expected} }`,

@@ -34,6 +34,8 @@ export class RouteOptionsRegistry {
         purge: _purge,
         onEvent: _onEvent,
         hashSecret: _hashSecret,
+        fingerprintSecret: _fingerprintSecret,
+        encryption: _encryption,
         ...forRoutes
       } = this.moduleOptions;
       options = mergeRouteOptions(

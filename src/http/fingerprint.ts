@@ -1,17 +1,11 @@
-import { createHash, hash } from 'node:crypto';
+import { createHash, createHmac, hash } from 'node:crypto';
+import { FINGERPRINT_VERSION } from '../protocol/constants.js';
 import { writeCanonicalJson } from './canonical-json.js';
 import { mediaType, requestTarget, sortedQuery } from './http-request.js';
 import { type BodyFields, selectFields } from './body-fields.js';
 import { readRequestBody } from './request-body.js';
 import type { Hash } from 'node:crypto';
 import type { HttpRequest } from './http-request.js';
-
-/**
- * Version of the algorithm in this file. It is hashed and stored along with every fingerprint, so that a later version
- * can tell the rows of an earlier one, and compare with them.
- */
-export const FINGERPRINT_VERSION = 1;
-export type FingerprintVersion = typeof FINGERPRINT_VERSION;
 
 /**
  * What a retry must repeat, as a SHA-256: method, path, query, media type and body. Headers do not count, and neither
@@ -71,6 +65,11 @@ export function fingerprintOf(value: unknown, request: unknown): Buffer {
     updateWithJson(digest, value);
   }
   return digest.end();
+}
+
+/** What nobody can find by trying bodies who does not have the secret. */
+export function keyedFingerprint(plain: Buffer, secret: string): Buffer {
+  return createHmac('sha256', secret).update(plain).digest();
 }
 
 /**

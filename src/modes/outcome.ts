@@ -1,3 +1,4 @@
+import { FINGERPRINT_VERSION } from '../protocol/constants.js';
 import { IdempotencyStoreUnavailableException } from '../protocol/exceptions.js';
 import type { IdempotentRequest } from '../protocol/request.js';
 import type { ReplayableResponse } from '../protocol/response.js';
@@ -26,16 +27,27 @@ export interface Mode {
 /** What a key that is taken means for a request. */
 export function meaningOf(found: FoundKey, request: IdempotentRequest): Outcome {
   const { fingerprint, fingerprintVersion } = found.kind === 'completed' ? found.response : found.claim;
-  if (fingerprintVersion !== request.fingerprintVersion || !fingerprint.equals(request.fingerprint)) {
+  if (!isSameRequest(fingerprint, fingerprintVersion, request)) {
     return { kind: 'mismatch' };
   }
   if (found.kind === 'unfinished') {
     return meaningOfUnfinished(found.claim, request.options);
   }
-  const { status, headers, body, createdAt } = found.response;
+  const { claimId, status, headers, body, createdAt, traceContext } = found.response;
   return body === null
     ? { kind: 'not kept', originalStatus: status, completedAt: createdAt }
-    : { kind: 'completed', response: { status, headers, body } };
+    : { kind: 'completed', response: { claimId, createdAt, traceContext, status, headers, body } };
+}
+
+/** One that was recorded before there was a `fingerprintSecret` is compared as if there had been one. */
+function isSameRequest(
+  fingerprint: Buffer,
+  version: number,
+  { fingerprint: own, fingerprintVersion, keyed }: IdempotentRequest,
+): boolean {
+  return version === fingerprintVersion
+    ? fingerprint.equals(own)
+    : keyed !== undefined && version === FINGERPRINT_VERSION && keyed(fingerprint).equals(own);
 }
 
 /** A claim by lease that could have been taken over, but was not: others were faster, or it must not be. */

@@ -4,6 +4,15 @@ export const DEFAULT_HEADER = 'Idempotency-Key';
 /** Marks a response that was recorded by an earlier request; the draft names no such header. */
 export const REPLAYED_HEADER = 'Idempotency-Replayed';
 
+/**
+ * Version of the algorithm of fingerprints. It is hashed and stored along with each, so that a later version can tell the
+ * rows of an earlier one, and compare with them.
+ */
+export const FINGERPRINT_VERSION = 1;
+
+/** The same, as an HMAC of it by `fingerprintSecret`. */
+export const KEYED_FINGERPRINT_VERSION = 101;
+
 /** Stripe's and the field's common bound; with the scope's it stays below PostgreSQL's 2,704 bytes of an index entry. */
 export const MAX_KEY_LENGTH = 255;
 export const MAX_SCOPE_LENGTH = 255;

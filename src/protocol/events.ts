@@ -24,6 +24,8 @@ export const IDEMPOTENCY_CHANNEL = 'nestjs-idempotency';
  * - `conflict`: 503, a concurrent transaction was in the way
  * - `timed-out`: 503, `timeoutMs` is over
  * - `store-unavailable`: 503, the key could not be claimed, or its record is lost
+ * - `limited`: 429, the scope has `maxInFlight` requests under way
+ * - `replay-refused`: 403, `authorizeReplay` has said no
  * - `missing`, `malformed`: 400, of the key
  * - `refused`: any other refusal before the handler ran
  * - `unprotected`: there is no key, and none is required
@@ -46,6 +48,8 @@ export type RequestEventType =
   | 'conflict'
   | 'timed-out'
   | 'store-unavailable'
+  | 'limited'
+  | 'replay-refused'
   | 'missing'
   | 'malformed'
   | 'refused'
@@ -80,6 +84,8 @@ export interface RequestEvent extends EventSource {
   readonly bodyBytes?: number;
   /** Of a record: whether retries can be answered by it. */
   readonly bodyKept?: boolean;
+  /** Of a replay: the `traceparent` of the request that was carried out, where that was traced. */
+  readonly originalTrace?: string;
   /** Last part of the problem document's `type`. */
   readonly problem?: string;
 }

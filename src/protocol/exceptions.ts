@@ -125,7 +125,7 @@ export class IdempotencyRequestInFlightException extends IdempotencyException {
   }
 }
 
-/** 409: the operation was carried out, but its response was too large to be kept. It is not carried out again. */
+/** 409: the operation was carried out, but its response was not kept: too large, or `store: false`. It is not carried out again. */
 export class IdempotencyResponseNotKeptException extends IdempotencyException {
   constructor(originalStatus: number, completedAt: Date) {
     super({
@@ -133,8 +133,34 @@ export class IdempotencyResponseNotKeptException extends IdempotencyException {
       title: 'The response to this Idempotency-Key was not kept',
       status: 409,
       detail:
-        'The operation with this idempotency key was completed before, but its response was too large to be kept. It is not carried out again.',
+        'The operation with this idempotency key was completed before, but its response was not kept. It is not carried out again.',
       extensions: { original_status: originalStatus, completed_at: completedAt.toISOString() },
+    });
+  }
+}
+
+/** 429: as many requests of this scope as `maxInFlight` allows are being carried out by this process. */
+export class IdempotencyTooManyInFlightException extends IdempotencyException {
+  constructor() {
+    super({
+      slug: 'too-many-in-flight',
+      title: 'Too many operations at a time',
+      status: 429,
+      detail: 'Too many operations of this caller are being processed. Retry with the same key.',
+      retryAfterSeconds: RETRY_AFTER_IN_FLIGHT_SECONDS,
+    });
+  }
+}
+
+/** 403: `authorizeReplay` says that the caller must not see the recorded response, or not any more. */
+export class IdempotencyReplayForbiddenException extends IdempotencyException {
+  constructor() {
+    super({
+      slug: 'replay-forbidden',
+      title: 'The recorded response is not for this caller',
+      status: 403,
+      detail:
+        'The operation with this idempotency key was completed before, and its response must not be shown to this caller.',
     });
   }
 }

@@ -47,6 +47,33 @@ export interface PurgeOptions {
   batchSize?: number;
 }
 
+/** A response as it is about to be recorded. */
+export interface RecordedResponse {
+  status: number;
+  headers: readonly (readonly [name: string, value: string | null])[];
+  body: Buffer;
+}
+
+/** What is to be stored in the place of it; what is left out stays as it is. */
+export interface RedactedResponse {
+  headers?: [name: string, value: string | null][];
+  body?: Buffer | string;
+}
+
+/** What `authorizeReplay` is told of a recorded response. */
+export interface ReplayableRecord {
+  scope: string;
+  status: number;
+  recordedAt: Date;
+}
+
+export interface EncryptionOptions {
+  /** AES-256 keys by their ids, 32 bytes each, or the base64 of them. Those that are no longer used to encrypt stay as long as records are kept. */
+  keys: Record<string, string | Uint8Array>;
+  /** Which of them encrypts. Without it nothing new is encrypted, and what is can be read. */
+  currentKeyId?: string;
+}
+
 /** Options of a route; the module sets their defaults for all routes. */
 export interface IdempotentOptions {
   /**
@@ -148,6 +175,30 @@ export interface IdempotentOptions {
    */
   timeoutMs?: number;
 
+  /**
+   * Whether responses are stored; where they are not, a retry is told that the operation was completed (409).
+   * @default true
+   */
+  store?: boolean;
+
+  /**
+   * Takes out of a response what must not be stored; the client of the first request gets all of it, a retry what is left.
+   * What it throws rolls the request back. @default nothing is taken out
+   */
+  redact?: (response: RecordedResponse) => RedactedResponse | Promise<RedactedResponse>;
+
+  /**
+   * Whether the caller may see a recorded response, asked at each replay; otherwise the answer is 403. Guards have run by
+   * then, pipes and the handler have not. @default yes
+   */
+  authorizeReplay?: (context: ExecutionContext, record: ReplayableRecord) => boolean | Promise<boolean>;
+
+  /**
+   * How many requests with a key one scope may have under way in this process, those that wait included; the next one is
+   * answered with 429. 1 to 100,000. @default no limit
+   */
+  maxInFlight?: number;
+
   /** Largest response body that is stored, in bytes; a larger one is sent, but cannot be replayed. 0 to 104,857,600. @default 1048576 (1 MiB) */
   maxBodyBytes?: number;
 
@@ -189,6 +240,15 @@ export interface IdempotencyModuleOptions extends IdempotentOptions {
    */
   hashSecret?: string;
 
+  /**
+   * Makes fingerprints that nobody can find by trying bodies, at least 16 characters: for bodies of few possible values.
+   * Another one refuses retries of what was recorded before (422). @default plain SHA-256
+   */
+  fingerprintSecret?: string;
+
+  /** Encrypts what is stored of responses and of steps by AES-256-GCM. @default plain */
+  encryption?: EncryptionOptions;
+
   /** The scheduled deletion of expired keys, or `false` for none. @default every 10 minutes, 1000 rows a statement */
   purge?: false | PurgeOptions;
 
@@ -212,6 +272,7 @@ export const DEFAULT_OPTIONS = {
   ttlMs: 24 * 60 * 60 * 1000, // as long as Stripe keeps a key: a client that retries for a day is still answered
   inFlight: 'reject',
   sharedScope: 'warn',
+  store: true,
   retries: 0,
   timeoutMs: 30_000,
   maxBodyBytes: 1024 * 1024,
@@ -233,6 +294,7 @@ const DEFAULTED = [
   'ttlMs',
   'inFlight',
   'sharedScope',
+  'store',
   'retries',
   'timeoutMs',
   'maxBodyBytes',
@@ -253,6 +315,6 @@ export function mergeRouteOptions(...given: (IdempotentOptions | undefined)[]): 
   return merged;
 }
 
-function withoutUndefined<T extends object>(options: T): Partial<T> {
+export function withoutUndefined<T extends object>(options: T): Partial<T> {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Partial<T>;
 }

@@ -12,6 +12,8 @@ export interface ClaimedRequest extends KeyIdentity {
   method: string;
   path: string;
   ttlMs: number;
+  /** `traceparent`, where requests are traced. */
+  traceContext?: string | undefined;
 }
 
 /** Not one object of all: to spread two together is slow in V8. */
@@ -22,6 +24,8 @@ export interface NewRecord {
 
 /** A request, as far as idempotency is concerned. */
 export interface IdempotentRequest extends Omit<ClaimedRequest, 'claimId' | 'ttlMs'> {
+  /** Where there is a `fingerprintSecret`: what becomes of a fingerprint by it. */
+  keyed?: ((plain: Buffer) => Buffer) | undefined;
   /** Absent where nobody listens. */
   onStep?: StepWatch | undefined;
   options: Pick<

@@ -12,6 +12,10 @@ export interface RecordableResponse {
 
 /** A response that can be sent again. */
 export interface ReplayableResponse {
+  claimId: string;
+  createdAt: Date;
+  /** `traceparent` of the request that was carried out. */
+  traceContext?: string | undefined;
   status: number;
   headers: HeaderLine[];
   body: Buffer;
@@ -27,4 +31,5 @@ export interface StoredResponse {
   /** `null` where it was too large to keep. */
   body: Buffer | null;
   createdAt: Date;
+  traceContext?: string | undefined;
 }

@@ -61,6 +61,12 @@ export class Claims {
     return this.transactions.outcomeOfWinner(request);
   }
 
+  /** Requests that this process carries out. */
+  get inFlight(): { count: number; oldestMs: number } {
+    const { count, oldestMs } = this.running;
+    return { count, oldestMs };
+  }
+
   /** @param route for the log: "POST /orders" */
   withoutKey(options: RouteOptions, route: string): KeylessRequest {
     const tools = options.mode === 'transaction' ? undefined : this.leases.stepsWithoutKey(options, route);

@@ -30,7 +30,11 @@ const LARGEST_VALUE_BYTES = 1024 * 1024;
  * The value that outer interceptors get in place of the handler's, when a recorded response was sent instead: as near
  * to it as can be had, so that they complete as usual. What comes of it is not sent.
  */
-export function valueLikeThatOf({ status, headers, body }: ReplayableResponse): unknown {
+export function valueLikeThatOf({
+  status,
+  headers,
+  body,
+}: Pick<ReplayableResponse, 'status' | 'headers' | 'body'>): unknown {
   const url = headerOf(headers, 'location');
   if (status >= 300 && status < 400 && url !== undefined) {
     return { statusCode: status, url }; // what @Redirect() takes

@@ -1,4 +1,4 @@
-import { HttpException, Logger, StreamableFile } from '@nestjs/common';
+import { type ExecutionContext, HttpException, Logger, StreamableFile } from '@nestjs/common';
 import { lastValueFrom, map, type Observable, type Subscriber, toArray } from 'rxjs';
 import type { Claim } from '../modes/claim.js';
 import type { Outcome } from '../modes/outcome.js';
@@ -6,6 +6,9 @@ import type { IdempotentRequest, RequestWithoutKey } from '../protocol/request.j
 import type { ReplayableResponse } from '../protocol/response.js';
 import type { Claims } from './claims.js';
 import { errorWithoutValues } from '../util/error-without-values.js';
+import type { Encryption } from '../protocol/encryption.js';
+import { keptOf } from './kept-of.js';
+import type { ScopeLimits } from './scope-limits.js';
 import type { RunFacts, RunReport } from './run-report.js';
 import { failpoint } from '../util/failpoint.js';
 import type { ExchangeRun, HttpExchange } from '../http/response/http-exchange.js';
@@ -15,8 +18,10 @@ import type { IdempotencyContext } from '../protocol/context.js';
 import {
   IdempotencyConflictException,
   IdempotencyException,
+  IdempotencyReplayForbiddenException,
   IdempotencyStoreUnavailableException,
   IdempotencyTimeoutException,
+  IdempotencyTooManyInFlightException,
   IdempotencyTransactionFailedException,
 } from '../protocol/exceptions.js';
 import type { RouteOptions } from '../protocol/options.js';
@@ -36,6 +41,11 @@ interface Surroundings {
   readonly problemBaseUrl: string;
   /** Absent where nobody listens. */
   readonly report: RunReport | undefined;
+  readonly encryption: Encryption;
+  readonly scopeLimits: ScopeLimits;
+  readonly context: ExecutionContext;
+  /** `traceparent` of the request. */
+  readonly traceContext: string | undefined;
 }
 
 /**
@@ -55,7 +65,8 @@ export class RequestRun implements ExchangeRun {
   private undone: Promise<void> | undefined;
   private held: HeldResponse | undefined;
   private storesError = false;
-  private replayed: { status: number; bodyBytes: number } | undefined;
+  private isCounted = false;
+  private replayed: RunFacts['response'];
   /** The library's own problems that this run has answered, or handed to the exception filters. */
   private readonly problems: IdempotencyException[] = [];
   private timer: NodeJS.Timeout | undefined;
@@ -84,8 +95,10 @@ export class RequestRun implements ExchangeRun {
         return;
       }
       this.request = request;
+      request.traceContext = this.around.traceContext;
       request.onStep = this.around.report && ((step, ms) => this.around.report!.step(step, this.facts, ms));
       this.on('key accepted');
+      this.assertRoom();
       await this.meet(await this.around.claims.claim(request));
     } catch (error) {
       this.refuse(error);
@@ -132,6 +145,17 @@ export class RequestRun implements ExchangeRun {
 
   mustHoldOn(): boolean {
     return this.isHandlerRunning || (this.state === 'returned' && this.claim.isBeingRead);
+  }
+
+  /** @throws IdempotencyTooManyInFlightException */
+  private assertRoom(): void {
+    const { scopeLimits, options } = this.around;
+    if (options.maxInFlight !== undefined) {
+      if (!scopeLimits.enter(this.request.scope, options.maxInFlight)) {
+        throw new IdempotencyTooManyInFlightException();
+      }
+      this.isCounted = true;
+    }
   }
 
   private get isHandlerRunning(): boolean {
@@ -292,7 +316,8 @@ export class RequestRun implements ExchangeRun {
     }
   }
 
-  private async replay(response: ReplayableResponse): Promise<void> {
+  private async replay(found: ReplayableResponse): Promise<void> {
+    const response = await this.opened(found);
     const replay = await this.exchange.acceptable(response);
     if (this.state !== 'claiming' && this.state !== 'pausing') {
       await replay.rest?.return?.();
@@ -403,12 +428,25 @@ export class RequestRun implements ExchangeRun {
     return !this.hasFailed ? 'returned' : this.claim.isAborted ? 'given up' : 'failed';
   }
 
+  /** @throws IdempotencyReplayForbiddenException; IdempotencyStoreUnavailableException where it cannot be decrypted */
+  private async opened(found: ReplayableResponse): Promise<ReplayableResponse> {
+    const { encryption, options, context } = this.around;
+    const { scope, key } = this.request;
+    const record = { scope, status: found.status, recordedAt: found.createdAt };
+    if (options.authorizeReplay !== undefined && (await options.authorizeReplay(context, record)) !== true) {
+      throw new IdempotencyReplayForbiddenException();
+    }
+    return encryption.openResponse(found, [scope, key, found.claimId]);
+  }
+
   private async record({ status, body, bodyBytes }: HeldResponse): Promise<void> {
-    const { claims, options } = this.around;
+    const { claims, options, encryption } = this.around;
     this.on('to record');
     this.exchange.assertSendable();
     const headers = this.exchange.changedHeaders(options.replayHeaders);
-    const result = await this.claim.record({ status, headers, body, bodyBytes });
+    const kept = await keptOf({ status, headers, body, bodyBytes }, options);
+    const { scope, key, claimId } = this.claim.request;
+    const result = await this.claim.record(encryption.sealResponse(kept, [scope, key, claimId]));
     if (result === 'recorded') {
       await this.answerRecorded();
       return;
@@ -421,7 +459,7 @@ export class RequestRun implements ExchangeRun {
     if (outcome === 'recorded') {
       await this.answerRecorded();
     } else if (outcome.kind === 'completed') {
-      const replay = await this.exchange.acceptable(outcome.response);
+      const replay = await this.exchange.acceptable(await this.opened(outcome.response));
       this.noteReplay(outcome.response);
       this.on('found recorded');
       this.exchange.replaceByReplay(replay, options.replayedHeader); // the key was lost to another request, whose outcome is the answer
@@ -516,6 +554,9 @@ export class RequestRun implements ExchangeRun {
     this.around.report?.follow(event, this.state, this.facts);
     if (isEnd(this.state)) {
       clearTimeout(this.timer);
+      if (this.isCounted) {
+        this.around.scopeLimits.leave(this.request.scope);
+      }
       this.logProblems();
     }
   }
@@ -536,8 +577,12 @@ export class RequestRun implements ExchangeRun {
     };
   }
 
-  private noteReplay({ status, body }: ReplayableResponse): void {
-    this.replayed = { status, bodyBytes: body.length };
+  private noteReplay({ status, body, traceContext }: ReplayableResponse): void {
+    this.replayed = {
+      status,
+      bodyBytes: body.length,
+      ...(traceContext === undefined ? {} : { originalTrace: traceContext }),
+    };
   }
 
   /** The operator gets the causes, once: the client does not get to see them. */

@@ -12,7 +12,7 @@ export interface RunFacts {
   readonly tookOver: boolean;
   /** Whether what is recorded is the response to an error. */
   readonly storesError: boolean;
-  readonly response?: Pick<RequestEvent, 'status' | 'bodyBytes' | 'bodyKept'> | undefined;
+  readonly response?: Pick<RequestEvent, 'status' | 'bodyBytes' | 'bodyKept' | 'originalTrace'> | undefined;
   readonly problem?: IdempotencyException | undefined;
 }
 
@@ -51,6 +51,8 @@ const TYPE_OF_PROBLEM: Readonly<Record<string, RequestEventType>> = {
   'outcome-unknown': 'interrupted',
   'steps-changed': 'steps-changed',
   'transaction-failed': 'rolled-back',
+  'too-many-in-flight': 'limited',
+  'replay-forbidden': 'replay-refused',
 };
 
 /** Tells the transitions of one run to who listens; there is none for a request that nobody listens to. */

@@ -14,8 +14,8 @@ export interface Running {
 export class RunningRequests {
   private readonly running = new Map<string, Running>();
 
-  /** The ends of all requests of this process, also of those that are about to be recorded or rolled back. */
-  private readonly unsettled = new Set<Promise<void>>();
+  /** The ends of all requests of this process and when they began, also of those that are about to be recorded or rolled back. */
+  private readonly unsettled = new Map<Promise<void>, number>();
 
   /** @param onRecorded told of each key that was recorded, by its name */
   constructor(private readonly onRecorded: (name: string) => void) {}
@@ -29,7 +29,7 @@ export class RunningRequests {
     const end = deferred();
     const running = { end: end.promise, look: new SharedQuestion<PeekResult>() };
     this.running.set(name, running);
-    this.unsettled.add(end.promise);
+    this.unsettled.set(end.promise, performance.now());
     return {
       begun: () => {
         if (this.running.get(name) === running) {
@@ -46,8 +46,18 @@ export class RunningRequests {
     };
   }
 
+  get count(): number {
+    return this.unsettled.size;
+  }
+
+  /** How long the one has run that began first; 0 without any. */
+  get oldestMs(): number {
+    const [beganAt] = this.unsettled.values(); // a Map keeps the order
+    return beganAt === undefined ? 0 : performance.now() - beganAt;
+  }
+
   /** Waits for those that run now, each of which ends by its time limit at the latest. */
   async idle(): Promise<void> {
-    await Promise.all(this.unsettled);
+    await Promise.all(this.unsettled.keys());
   }
 }

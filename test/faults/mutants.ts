@@ -135,7 +135,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'fingerprint ignored',
     expected: ['changed payload accepted'],
-    changes: [{ file: OUTCOME, from: '!fingerprint.equals(request.fingerprint)', to: 'false' }],
+    changes: [{ file: OUTCOME, from: '? fingerprint.equals(own)', to: '? true' }],
   },
   {
     name: "expiry by the application's clock",
@@ -160,9 +160,13 @@ export const MUTANTS: readonly Mutant[] = [
       {
         file: KEY_STORE,
         from: INSERT_ARBITER,
-        to: INSERT_ARBITER.replace('<= excluded.created_at', '<= $14::timestamptz'),
+        to: INSERT_ARBITER.replace('<= excluded.created_at', '<= $15::timestamptz'),
       },
-      { file: KEY_STORE, from: '    marker,\n  ];', to: '    marker,\n    new Date().toISOString(),\n  ];' },
+      {
+        file: KEY_STORE,
+        from: '    request.traceContext ?? null,\n  ];',
+        to: '    request.traceContext ?? null,\n    new Date().toISOString(),\n  ];',
+      },
     ],
   },
   {

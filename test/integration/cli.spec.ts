@@ -15,7 +15,12 @@ import { createTestDatabase, databaseUrl, type TestDatabase } from '../support/d
 import { createEmptyDatabase, queryOn } from '../support/empty-database.js';
 import { waitFor } from '../support/wait-for.js';
 
-const NAMES = ['CreateIdempotencyKeys1763683200000', 'AddLeasesAndSteps1763769600000', 'AddAttention1763856000000'];
+const NAMES = [
+  'CreateIdempotencyKeys1763683200000',
+  'AddLeasesAndSteps1763769600000',
+  'AddAttention1763856000000',
+  'AddTraceContext1763942400000',
+];
 
 /** What a command prints that says something of each migration. */
 const each = (what: string): string => NAMES.map((name) => `${what} ${name}\n`).join('');
@@ -37,7 +42,7 @@ describe('the migration commands', () => {
 
   it('show, apply and revert, and say when there is nothing to do', async () => {
     const results = [];
-    for (const command of ['show', 'run', 'run', 'show', 'sql', 'revert', 'revert', 'revert', 'revert']) {
+    for (const command of ['show', 'run', 'run', 'show', 'sql', ...NAMES.map(() => 'revert'), 'revert']) {
       results.push(await runCli([`migration:${command}`], { DATABASE_URL: database.url }));
     }
     expect(results).toEqual(
@@ -47,9 +52,7 @@ describe('the migration commands', () => {
         'nothing to apply\n',
         each('[X]'),
         '-- nothing to apply\n',
-        `reverted ${NAMES[2]}\n`,
-        `reverted ${NAMES[1]}\n`,
-        `reverted ${NAMES[0]}\n`,
+        ...NAMES.map((name) => `reverted ${name}\n`).toReversed(),
         'nothing to revert\n',
       ].map((stdout) => ({ exitCode: 0, stdout, stderr: '' })),
     );
@@ -88,7 +91,7 @@ describe('the migration commands', () => {
     await reader.end();
     expect(await running).toMatchObject({
       exitCode: 0,
-      stdout: `applied ${NAMES[2]}\n`,
+      stdout: `applied ${NAMES.at(-1)!}\n`,
       stderr: expect.stringMatching(/^nestjs-idempotency: waiting for the session \d+ \(pg_dump\)/),
     });
   });

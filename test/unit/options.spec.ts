@@ -106,6 +106,13 @@ const ROUTE_OPTIONS: Record<string, Expectation> = {
   },
   retries: { ...wholeNumber(0, 20), remedy: 'a whole number from 0 to 20' },
   timeoutMs: { ...wholeNumber(1, 2_147_000_000), remedy: 'a whole number of milliseconds from 1 to 2147000000' },
+  store: { accepts: [true, false], refuses: ['true', 1, null, noop], remedy: 'true or false' },
+  redact: { ...aFunction, remedy: 'a function that takes a response and returns what of it is stored' },
+  authorizeReplay: {
+    ...aFunction,
+    remedy: 'a function that takes the ExecutionContext and what is recorded, and returns true or false',
+  },
+  maxInFlight: { ...wholeNumber(1, 100_000), remedy: 'a whole number from 1 to 100000' },
   maxBodyBytes: { ...wholeNumber(0, 100 * 1024 * 1024), remedy: 'a whole number of bytes from 0 to 104857600' },
   maxHeldBytes: { ...wholeNumber(0, 1024 * 1024 * 1024), remedy: 'a whole number of bytes from 0 to 1073741824' },
   replayHeaders: {
@@ -155,6 +162,32 @@ const MODULE_ONLY_OPTIONS: Record<string, Expectation> = {
     accepts: ['x'.repeat(16)],
     refuses: ['', 'x'.repeat(15), 7, null, ['x'.repeat(16)], Buffer.alloc(32)],
     remedy: 'a text of at least 16 characters',
+    isSecret: true,
+  },
+  fingerprintSecret: {
+    accepts: ['x'.repeat(16)],
+    refuses: ['', 'x'.repeat(15), 7, null],
+    remedy: 'a text of at least 16 characters',
+    isSecret: true,
+  },
+  encryption: {
+    accepts: [
+      { keys: { '2026': Buffer.alloc(32) }, currentKeyId: '2026' },
+      { keys: { a: Buffer.alloc(32).toString('base64'), b: new Uint8Array(32) }, currentKeyId: 'b' },
+      { keys: { a: Buffer.alloc(32) } },
+    ],
+    refuses: [
+      null,
+      {},
+      { keys: {} },
+      { keys: { a: Buffer.alloc(31) }, currentKeyId: 'a' },
+      { keys: { a: 'short' }, currentKeyId: 'a' },
+      { keys: { a: Buffer.alloc(32) }, currentKeyId: 'b' },
+      { keys: { a: Buffer.alloc(32) }, currentKeyId: 'toString' },
+      { keys: [Buffer.alloc(32)], currentKeyId: '0' },
+      { keys: { a: Buffer.alloc(32) }, algorithm: 'aes-256-gcm' },
+    ],
+    remedy: '{ keys, currentKeyId }, each of the keys 32 bytes or the base64 of them, and the id of one of them',
     isSecret: true,
   },
   purge: {
@@ -233,7 +266,7 @@ describe.each(LEVELS)('an option of %s', (_, validate, options, where) => {
     expect(() => validate({})).not.toThrow();
   });
 
-  it.each(['ttl', 'TtlMs', 'ttlms', 'keyPatern', 'store', 'isGlobal', '', '__proto__', 'constructor', 'toString'])(
+  it.each(['ttl', 'TtlMs', 'ttlms', 'keyPatern', 'stores', 'isGlobal', '', '__proto__', 'constructor', 'toString'])(
     'that does not exist is refused with a list of those that do: %j',
     (name) => {
       const given = Object.fromEntries([[name, undefined]]);

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Connections } from '../../postgres/connections.js';
-import type { Holder } from '../../postgres/statements/lease-store.js';
+import type { Holder, NewStep } from '../../postgres/statements/lease-store.js';
 import type { Attention } from '../../protocol/stored-key.js';
 import type { StepHold } from './step-hold.js';
 
@@ -31,6 +31,10 @@ export class KeylessHold implements StepHold {
 
   renewed(): void {
     // there is nothing to renew
+  }
+
+  sealed(step: NewStep): NewStep {
+    return step;
   }
 
   /** @throws where it would be for an operator: none would find it */

@@ -5,7 +5,9 @@ import type { Connections } from '../../postgres/connections.js';
 import { IdempotencyLeaseLostException, IdempotencyStoreUnavailableException } from '../../protocol/exceptions.js';
 import { Lane } from '../../util/lane.js';
 import { FencedOffError, type Holder, type LeaseStore, type NewStep } from '../../postgres/statements/lease-store.js';
+import type { Encryption } from '../../protocol/encryption.js';
 import type { Attention } from '../../protocol/stored-key.js';
+import { sealStep } from './sealed-steps.js';
 import type { StepHold } from './step-hold.js';
 import type { LeaseLine } from './lease-line.js';
 import { elapsedMs, type Moment, now } from './moment.js';
@@ -40,6 +42,7 @@ export class LeaseHold implements StepHold {
     private readonly options: { leaseMs: number; ttlMs: number },
     private readonly store: LeaseStore,
     readonly line: LeaseLine,
+    private readonly encryption: Encryption,
     claimedAt: Moment,
   ) {
     this.heldSince = claimedAt;
@@ -105,9 +108,14 @@ export class LeaseHold implements StepHold {
     await this.renewing;
   }
 
+  sealed(step: NewStep): NewStep {
+    return sealStep(this.encryption, step);
+  }
+
   async remember(step: NewStep, attention?: Attention): Promise<void> {
+    const sealed = this.sealed(step);
     try {
-      await this.line.insist((client) => this.store.addStep(client, step, attention), STORE_PATIENCE_MS);
+      await this.line.insist((client) => this.store.addStep(client, sealed, attention), STORE_PATIENCE_MS);
     } catch (error) {
       if (error instanceof FencedOffError) {
         throw this.lose();

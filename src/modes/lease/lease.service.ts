@@ -5,8 +5,15 @@ import type { IdempotentRequest } from '../../protocol/request.js';
 import type { Connections } from '../../postgres/connections.js';
 import { failpoint } from '../../util/failpoint.js';
 import { SHUTDOWN_PATIENCE_MS } from '../../protocol/constants.js';
+import type { Encryption } from '../../protocol/encryption.js';
 import { IdempotencyStoreUnavailableException } from '../../protocol/exceptions.js';
-import { KeyInFlightError, type LeaseResult, type LeaseStore } from '../../postgres/statements/lease-store.js';
+import {
+  type FinishedStep,
+  type Holder,
+  KeyInFlightError,
+  type LeaseResult,
+  type LeaseStore,
+} from '../../postgres/statements/lease-store.js';
 import { isDefiniteFailure, SQLSTATE, sqlStateOf } from '../../postgres/sqlstate.js';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
 import type { StatementRunner } from '../../postgres/statement-runner.js';
@@ -16,6 +23,7 @@ import { KeylessHold } from './keyless-hold.js';
 import { LeaseHold } from './lease-hold.js';
 import { now } from './moment.js';
 import { LeaseLine } from './lease-line.js';
+import { openSteps } from './sealed-steps.js';
 import { LeasedClaim } from './leased-claim.js';
 
 /** Claims by lease: the key is taken by a committed row, which holds nothing but itself. */
@@ -29,6 +37,7 @@ export class LeaseService implements Mode {
     private readonly store: LeaseStore,
     private readonly connections: Connections,
     runner: StatementRunner,
+    private readonly encryption: Encryption,
   ) {
     this.line = new LeaseLine(connections, runner);
   }
@@ -45,7 +54,7 @@ export class LeaseService implements Mode {
   }
 
   async claim(request: IdempotentRequest, started: () => ClaimEnd): Promise<Outcome> {
-    const { options, onStep, ...identified } = request;
+    const { options, onStep, keyed: _, ...identified } = request;
     const { leaseMs, ttlMs, onInterrupted } = options;
     const claimed = { ...identified, claimId: randomUUID(), ttlMs };
     const claimedAt = now();
@@ -55,13 +64,14 @@ export class LeaseService implements Mode {
     }
     failpoint('lease: claimed');
     const { scope, key, claimId } = claimed;
+    const finished = await this.openSteps(claimed, result.steps);
     this.line.open();
-    const hold = new LeaseHold({ scope, key, claimId }, options, this.store, this.line, claimedAt);
+    const hold = new LeaseHold({ scope, key, claimId }, options, this.store, this.line, this.encryption, claimedAt);
     const route = `${request.method} ${request.path}`;
     // Said by name also where it is the server's own: a step has to know beforehand.
     const isolation = options.isolation ?? this.connections.transactions.defaultIsolation ?? result.defaultIsolation;
     const rules = { ...options, isolation };
-    const steps = new DurableSteps(result.steps, result.attempt, hold, this.store, rules, route, onStep);
+    const steps = new DurableSteps(finished, result.attempt, hold, this.store, rules, route, onStep);
     return {
       kind: 'claimed',
       claim: new LeasedClaim(
@@ -81,6 +91,16 @@ export class LeaseService implements Mode {
   /** Steps for a request without a key: they run as with one, and are not remembered. */
   stepsWithoutKey(options: StepRules, route: string): DurableSteps {
     return new DurableSteps([], 1, new KeylessHold(this.connections), this.store, options, route);
+  }
+
+  /** What cannot be read is left for an instance that can, at once. */
+  private async openSteps(claimed: Holder & { ttlMs: number }, steps: FinishedStep[]): Promise<FinishedStep[]> {
+    try {
+      return openSteps(this.encryption, claimed, steps);
+    } catch (error) {
+      await this.connections.run((client) => this.store.release(client, claimed, claimed.ttlMs)).catch(() => undefined); // then the lease runs out by itself
+      throw error;
+    }
   }
 
   private leave(running: Promise<void>): void {

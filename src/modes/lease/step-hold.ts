@@ -27,6 +27,9 @@ export interface StepHold {
   /** @param askedAt before the statement was sent that has renewed it */
   renewed(askedAt: Moment): void;
 
+  /** As it is to be stored. */
+  sealed(step: NewStep): NewStep;
+
   /**
    * Stores what a step has come to, for the next attempt.
    *

@@ -92,11 +92,12 @@ export class StepTransaction {
 
   /** Whoever waits for the key's row gets it with the COMMIT, and must not find a lease that has run out meanwhile. */
   private async commit(transaction: AmbientTransaction, step: NewStep, renews: boolean): Promise<void> {
+    const sealed = this.hold.sealed(step);
     let askedAt = now();
     const answer = await transaction.commit((client) => {
       askedAt = now();
       return this.hold.hasKey
-        ? this.store.commitStep(client, step, renews ? this.hold : undefined)
+        ? this.store.commitStep(client, sealed, renews ? this.hold : undefined)
         : this.store.commitUnrecorded(client, step);
     });
     switch (answer.kind) {

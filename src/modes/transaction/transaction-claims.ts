@@ -21,7 +21,7 @@ export class TransactionClaims implements Mode {
   ) {}
 
   async claim(request: IdempotentRequest, started: () => ClaimEnd): Promise<Outcome> {
-    const { scope, key, fingerprint, fingerprintVersion, method, path, options } = request;
+    const { scope, key, fingerprint, fingerprintVersion, method, path, traceContext, options } = request;
     const isolation = options.isolation ?? this.connections.transactions.defaultIsolation;
     const claimId = randomUUID();
     const { transaction, result } = await this.begin({
@@ -35,7 +35,7 @@ export class TransactionClaims implements Mode {
     switch (result.kind) {
       case 'claimed': {
         const { ttlMs } = options;
-        const claimed = { scope, key, fingerprint, fingerprintVersion, method, path, claimId, ttlMs };
+        const claimed = { scope, key, fingerprint, fingerprintVersion, method, path, claimId, ttlMs, traceContext };
         return { kind: 'claimed', claim: this.claimBy(transaction, claimed, started()) };
       }
       case 'completed':

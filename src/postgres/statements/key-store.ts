@@ -216,6 +216,21 @@ export class KeyStore {
     return rows[0]!.count > 0;
   }
 
+  /** Deletes up to `limit` keys of a scope, whatever their state, with their steps, and tells how many. */
+  async forgetScope(db: Queryable, scope: string, limit: number): Promise<number> {
+    const rows = await rowsOf<{ count: number }>(
+      db,
+      `with forgotten as (
+              delete from ${this.table} where scope = $1::text and key = any (array(
+                select key from ${this.table} where scope = $1::text limit $2::int4))
+              returning execution_id),
+            ${this.withTheirSteps('forgotten')}
+       select count(*)::int4 as count from forgotten`,
+      [scope, limit],
+    );
+    return rows[0]!.count;
+  }
+
   /**
    * Deletes up to `batchSize` expired rows, oldest first, in one statement of its own. A second purger would only
    * wait for the first one's rows: it finds the lock taken and answers `locked`.
@@ -328,18 +343,19 @@ function statementsOn(table: string) {
       // COMMIT behind them from being executed. An operation of lease mode that has expired stays named, so that its steps
       // go when this row does.
       text: `insert into ${table} as k (scope, key, fingerprint, fingerprint_version, method, path, claim_id,
-          response_status, response_headers, response_body, response_bytes, created_at, expires_at)
+          response_status, response_headers, response_body, response_bytes, created_at, expires_at, trace_context)
         values ($1::text, $2::text, $3::bytea, $4::int2, $5::text, $6::text,
           case when ${TRANSACTION_MARKER} = $13::text then $7::uuid end,
           $8::int2, $9::jsonb, $10::bytea, $11::int8,
-          clock_timestamp(), clock_timestamp() + $12::float8 * interval '1 millisecond')
+          clock_timestamp(), clock_timestamp() + $12::float8 * interval '1 millisecond', $14::text)
         on conflict (scope, key) do update set
           fingerprint = excluded.fingerprint, fingerprint_version = excluded.fingerprint_version,
           method = excluded.method, path = excluded.path, claim_id = excluded.claim_id,
           response_status = excluded.response_status, response_headers = excluded.response_headers,
           response_body = excluded.response_body, response_bytes = excluded.response_bytes,
           created_at = case when k.expires_at <= excluded.created_at then excluded.created_at end,
-          expires_at = excluded.expires_at, lease_expires_at = null, attention = null`,
+          expires_at = excluded.expires_at, lease_expires_at = null, attention = null,
+          trace_context = excluded.trace_context`,
     },
     commit: COMMIT,
     rollback: ROLLBACK,
@@ -365,6 +381,7 @@ function insertValues({ request, response }: NewRecord, marker: string): (string
     String(response.bodyBytes),
     String(request.ttlMs),
     marker,
+    request.traceContext ?? null,
   ];
 }
 

@@ -21,7 +21,7 @@ export function isDistributed({ citus }: Pick<KeyTables, 'citus'>): boolean {
 }
 
 /** Of the last migration. */
-const LATEST_COLUMN = 'attention';
+const LATEST_COLUMN = 'trace_context';
 
 /** All that the library does with a table; `for share` and `for update` take the right to UPDATE. */
 const PRIVILEGES = ['select', 'insert', 'update', 'delete'];

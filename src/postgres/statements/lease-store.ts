@@ -44,6 +44,8 @@ export interface StepOutcome {
   keysUsedUp?: { step: string; count: number };
   /** Beside `threw`: the step has had its effect, or may have, and this is why nothing is known of it. */
   lost?: string;
+  /** All of it, where it is encrypted; beside `keysUsedUp` and `lost`, which statements go by. */
+  sealed?: readonly [keyId: string, bytes: string];
 }
 
 /** What is kept of an error; its class is not. */
@@ -560,7 +562,7 @@ function statementsOn(keys: string, steps: string) {
       id: 'lease_record',
       text: `with recorded as (
           update ${keys} set lease_expires_at = null, attention = null, response_status = $4::int2, response_headers = $5::jsonb,
-            response_body = $6::bytea, response_bytes = $7::int8,
+            response_body = $6::bytea, response_bytes = $7::int8, trace_context = $9::text,
             expires_at = statement_timestamp() + $8::float8 * interval '1 millisecond'
           where ${HELD}
           returning execution_id),
@@ -636,6 +638,7 @@ function recordValues({ request, response }: NewRecord): (string | Buffer | null
     response.body,
     String(response.bodyBytes),
     String(request.ttlMs),
+    request.traceContext ?? null,
   ];
 }
 

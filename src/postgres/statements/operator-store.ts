@@ -38,8 +38,8 @@ export interface ShownStep {
   position: number;
   attempt: number;
   at: Date;
-  /** What became of it, without what it returned. */
-  ended: 'returned' | 'threw' | 'lost';
+  /** What became of it, without what it returned; `sealed` where it is encrypted. */
+  ended: 'returned' | 'threw' | 'lost' | 'sealed';
 }
 
 export interface ShownKey extends ListedKey {
@@ -192,7 +192,7 @@ export class OperatorStore {
     const rows = await rowsOf<Omit<ShownStep, 'at'> & { at_ms: string }>(
       this.db,
       `select name, position, attempt, ${epochMs('created_at')} as at_ms,
-         case when outcome -> 'lost' is not null then 'lost' when outcome -> 'threw' is not null then 'threw'
+         case when outcome -> 'sealed' is not null and outcome -> 'lost' is null then 'sealed' when outcome -> 'lost' is not null then 'lost' when outcome -> 'threw' is not null then 'threw'
            else 'returned' end as ended
        from ${this.steps} where execution_id = $1::uuid and outcome -> 'keysUsedUp' is null order by position, created_at`,
       [execution],

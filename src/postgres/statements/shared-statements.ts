@@ -50,7 +50,7 @@ export function lookUpStatement(table: string): Statement {
   return {
     id: 'look_up',
     text: `select claim_id, encode(fingerprint, 'hex'), fingerprint_version, response_status, response_headers,
-        encode(response_body, 'hex'), ${epochMs('created_at')}, ${UNFINISHED_STATE}, attention
+        encode(response_body, 'hex'), ${epochMs('created_at')}, ${UNFINISHED_STATE}, attention, trace_context
       from ${table}
       where scope = $1::text and key = $2::text and expires_at > clock_timestamp()`,
   };
@@ -62,17 +62,19 @@ export const DURABLE_COMMIT = `case when current_setting('synchronous_commit') =
 
 /** A row of {@link lookUpStatement}. */
 export function foundKeyOf(row: (string | null)[]): FoundKey {
-  const [claimId, fingerprint, fingerprintVersion, status, headers, body, createdAtMs, state, attention] = row as [
-    string,
-    string,
-    string,
-    string,
-    string,
-    string | null,
-    string,
-    UnfinishedState | null,
-    string | null,
-  ];
+  const [claimId, fingerprint, fingerprintVersion, status, headers, body, createdAtMs, state, attention, traceContext] =
+    row as [
+      string,
+      string,
+      string,
+      string,
+      string,
+      string | null,
+      string,
+      UnfinishedState | null,
+      string | null,
+      string | null,
+    ];
   const claim = {
     claimId,
     fingerprint: Buffer.from(fingerprint, 'hex'),
@@ -88,6 +90,7 @@ export function foundKeyOf(row: (string | null)[]): FoundKey {
     headers: JSON.parse(headers) as HeaderLine[],
     body: body === null ? null : Buffer.from(body, 'hex'),
     createdAt: new Date(Number(createdAtMs)),
+    traceContext: traceContext ?? undefined,
   };
   return { kind: 'completed', response };
 }

@@ -54,6 +54,7 @@ describe('a record', () => {
       attempt: null,
       lease_expires_at: null,
       attention: null,
+      trace_context: null,
       fingerprint: Buffer.alloc(32, 7),
       fingerprint_version: 1,
       method: 'POST',

@@ -10,7 +10,8 @@ type PostgresOptions = Extract<DataSourceOptions, { type: 'postgres' }>;
 const FIRST = 'CreateIdempotencyKeys1763683200000';
 const SECOND = 'AddLeasesAndSteps1763769600000';
 const THIRD = 'AddAttention1763856000000';
-export const NAMES = [FIRST, SECOND, THIRD];
+const FOURTH = 'AddTraceContext1763942400000';
+export const NAMES = [FIRST, SECOND, THIRD, FOURTH];
 
 export let database: TestDatabase;
 let opened: DataSource[];

@@ -41,6 +41,7 @@ describe.each(['plain', 'My Schema', `it's "odd".schema $1`])('in the schema %j'
       `CreateIdempotencyKeys_${schema}_1763683200000`,
       `AddLeasesAndSteps_${schema}_1763769600000`,
       `AddAttention_${schema}_1763856000000`,
+      `AddTraceContext_${schema}_1763942400000`,
     ]);
     await expect(catalogueOf(database.url, schema)).resolves.toBeDefined();
 

@@ -63,6 +63,7 @@ describe('the table', () => {
       'attempt integer',
       'lease_expires_at timestamp with time zone',
       'attention jsonb',
+      'trace_context text',
     ]);
     const steps = await catalogueOf(database.url, 'public', STEPS_TABLE);
     expect(steps?.columns.map(({ name, type, required }) => `${name} ${type}${required ? ' not null' : ''}`)).toEqual([
