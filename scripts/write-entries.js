@@ -3,7 +3,8 @@
  * each class, DI token and AsyncLocalStorage, however the package is loaded.
  *
  * NestJS 12 is ESM. Node.js lets CommonJS `require()` that, jest does not before Node.js 24.9: so an ESM entry imports
- * NestJS, and leaves it where the implementation looks before it requires anything.
+ * NestJS, and leaves it where the implementation looks before it requires anything. An optional peer is imported by the
+ * entry alone whose folder asks for it.
  */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
@@ -13,7 +14,7 @@ import { build } from 'esbuild';
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const DIST = join(ROOT, 'dist');
 const REQUIRED_NESTJS = /\brequire\("(@nestjs\/[^"]+)"\)/g;
-const { exports } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
+const { exports, peerDependenciesMeta } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
 
 write('package.json', JSON.stringify({ type: 'commonjs' }));
 writeNestJs(takeNestJs());
@@ -49,14 +50,30 @@ exports.give = (name, module) => void given.set(name, "default" in module ? modu
 exports.take = (name) => given.get(name) ?? required[name]();
 `,
   );
-  write(
-    'nestjs.mjs',
-    `${names.map((name, index) => `import * as module${index} from "${name}";`).join('\n')}
-import nestjs from "./nestjs.js";
+  const needed = names.filter((name) => !isOptional(name));
+  write('nestjs.mjs', giving(needed, './nestjs.js'));
+}
+
+function isOptional(name) {
+  return peerDependenciesMeta[name]?.optional === true;
+}
+
+function giving(names, place) {
+  return `${names.map((name, index) => `import * as module${index} from "${name}";`).join('\n')}
+import nestjs from "${place}";
 
 ${names.map((name, index) => `nestjs.give("${name}", module${index});`).join('\n')}
-`,
-  );
+`;
+}
+
+/** The optional peers that the files beside an entry ask for. */
+function optionalPeersOf(file) {
+  const folder = dirname(file);
+  const texts = readdirSync(folder)
+    .filter((name) => name.endsWith('.js'))
+    .map((name) => readFileSync(join(folder, name), 'utf8'));
+  const taken = texts.flatMap((text) => [...text.matchAll(/\.take\("(@nestjs\/[^"]+)"\)/g)].map(([, name]) => name));
+  return [...new Set(taken.filter(isOptional))].toSorted();
 }
 
 /** It requires the implementation when it runs: jest would load what an entry imports before NestJS is there. */
@@ -64,11 +81,12 @@ async function writeEntry(file) {
   const { default: implementation } = await import(pathToFileURL(file).href);
   const path = relative(DIST, file);
   const own = specifier(relative(dirname(path), path));
+  const optional = optionalPeersOf(file);
   write(
     path.replace(/\.js$/, '.mjs'),
     `import { createRequire } from "node:module";
 import "${specifier(relative(dirname(path), 'nestjs.mjs'))}";
-
+${optional.length > 0 ? giving(optional, specifier(relative(dirname(path), 'nestjs.js'))) : ''}
 export const {
 ${Object.keys(implementation)
   .map((name) => `  ${name},`)

@@ -1,4 +1,4 @@
-import { BadRequestException, Body, Controller, type ExecutionContext, Header, HttpCode, Post } from '@nestjs/common';
+import { BadRequestException, Body, Controller, type ExecutionContext, HttpCode, Post, Res } from '@nestjs/common';
 import { deferred } from '../../../src/util/deferred.js';
 import { Idempotent, IdempotencyContext } from '../../../src/index.js';
 
@@ -12,6 +12,9 @@ export const calls: string[] = [];
 /** Which callers may see what was recorded. */
 export const allowed = { replay: true };
 
+/** Express' response and Fastify's reply. */
+type HeaderSetter = { header(name: string, value: string): unknown };
+
 const callerOf = (context: ExecutionContext): string =>
   context.switchToHttp().getRequest<{ headers: Record<string, string> }>().headers['x-caller'] ?? '';
 
@@ -19,8 +22,8 @@ const callerOf = (context: ExecutionContext): string =>
 @Idempotent({ scope: callerOf })
 export class SafetyController {
   @Post('pay')
-  @Header('X-Reference', SECRET)
-  pay(): object {
+  pay(@Res({ passthrough: true }) response: HeaderSetter): object {
+    response.header('X-Reference', SECRET);
     calls.push('pay');
     return { card: SECRET };
   }
@@ -45,8 +48,8 @@ export class SafetyController {
       body: body.toString().replaceAll(SECRET, '***'),
     }),
   })
-  @Header('X-Reference', SECRET)
-  redacted(): object {
+  redacted(@Res({ passthrough: true }) response: HeaderSetter): object {
+    response.header('X-Reference', SECRET);
     return { card: SECRET };
   }
 

@@ -45,7 +45,7 @@ describe.each(ADAPTERS)('what is stored and who gets it on %s', (adapter) => {
     JSON.stringify(
       await queryOn(
         apps.plain.databaseUrl,
-        `select k.*, convert_from(response_body, 'LATIN1') as body, s.outcome::text
+        `select k.*, encode(response_body, 'escape') as body, s.outcome::text
          from idempotency_keys k left join idempotency_steps s using (execution_id)`,
       ),
     );

@@ -1,0 +1,1 @@
+export { createIdempotentDocument } from './idempotent-document.js';
