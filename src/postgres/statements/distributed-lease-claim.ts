@@ -12,6 +12,11 @@ export function isTaken(found: FoundKey, { resumes }: { resumes: boolean }): boo
   return state === 'running' || (state === 'interrupted' && (!resumes || attention?.reason === 'effect-unknown'));
 }
 
+/** Whether a claim that gets the key takes over from an attempt whose lease has run out. */
+export function isInterrupted(found: FoundKey | undefined): boolean {
+  return found?.kind === 'unfinished' && found.claim.state === 'interrupted';
+}
+
 /**
  * The claim of lease mode on distributed tables of Citus, which cannot join keys and steps, and where an INSERT ... SELECT
  * that asks for a setting inserts nothing: a worker has no such setting.

@@ -308,8 +308,8 @@ export class KeyStore {
   }
 
   private explain(error: unknown): unknown {
+    const cause = postgresErrorOf(error);
     if (failedStatement(error) === this.statements.insert) {
-      const cause = postgresErrorOf(error);
       switch (nullColumnOf(error, ['created_at', 'claim_id'])) {
         case 'created_at':
           return new KeyAlreadyRecordedError('another request recorded this key first', { cause });

@@ -4,7 +4,7 @@ import type { IsolationLevel } from '../../protocol/options.js';
 import { ReadOnlyServerError, TransactionEndedByHandlerError } from './key-store.js';
 import type { NewRecord } from '../../protocol/request.js';
 import type { HeaderLine } from '../../protocol/response.js';
-import { CLAIM_SETTING, distributedClaimOn, isTaken } from './distributed-lease-claim.js';
+import { CLAIM_SETTING, distributedClaimOn, isInterrupted, isTaken } from './distributed-lease-claim.js';
 import { lockNumber } from '../lock-number.js';
 import { type Queryable, rowsOf } from '../queryable.js';
 import {
@@ -176,7 +176,7 @@ export class LeaseStore {
       return taken;
     }
     const { enter, lookUp, commit } = this.statements;
-    const { clear, claim, held, finished } = this.inTwo;
+    const { clear, claim, held } = this.inTwo;
     const results = await this.run(client, [
       { statement: BEGIN['READ COMMITTED'] },
       { statement: enter, values: [lockNumber([this.schema ?? '', scope, key]), claimId] },
@@ -197,14 +197,18 @@ export class LeaseStore {
       const found = results[4]!.rows[0];
       return found === undefined ? { kind: 'in flight' } : foundKeyOf(found);
     }
-    const steps =
-      attempt === '1' ? [] : (await this.run(client, [{ statement: finished, values: [executionId!] }]))[0]!.rows;
     return {
       kind: 'claimed',
       attempt: Number(attempt),
-      steps: steps.flatMap(([name, position, outcome]) => finishedStepOf([attempt, name!, position!, outcome!])),
+      tookOver: attempt !== '1' && isInterrupted(taken),
+      steps: attempt === '1' ? [] : await this.finishedSteps(client, attempt, executionId!),
       defaultIsolation: isolation!.toUpperCase() as IsolationLevel,
     };
+  }
+
+  private async finishedSteps(client: PoolClient, attempt: string, executionId: string): Promise<FinishedStep[]> {
+    const [result] = await this.run(client, [{ statement: this.inTwo.finished, values: [executionId] }]);
+    return result!.rows.flatMap(([name, position, outcome]) => finishedStepOf([attempt, name!, position!, outcome!]));
   }
 
   async lookUp(client: PoolClient, { scope, key }: KeyIdentity): Promise<FoundKey | undefined> {
