@@ -20,11 +20,8 @@ console.log('one instance');
 export const OLDER = `
 import { IdempotencyModule, Idempotent, IdempotencyInterceptor } from 'nestjs-idempotency';
 import { idempotencyMigrations, idempotencyMigrationsIn } from 'nestjs-idempotency/migrations';
-<<<<<<< HEAD
 import { expectReplay, type Operation } from 'nestjs-idempotency/testing';
-=======
 import { idempotent, IdempotentRequestError, operation, poll } from 'nestjs-idempotency/client';
->>>>>>> 38991d9 (Add nestjs-idempotency/client: one key for each operation, on fetch alone)
 import { DataSource } from 'typeorm';
 
 export const test = (operation: Operation) => expectReplay(operation);
