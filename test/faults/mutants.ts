@@ -50,7 +50,8 @@ const HTTP_EXCHANGE = 'src/http/response/http-exchange.ts';
 const INSERT_ARBITER = 'created_at = case when k.expires_at <= excluded.created_at then excluded.created_at end,';
 
 /** Repeated where the rows are deleted. */
-const PURGE_CONDITION = ' and expires_at <= clock_timestamp()\n              returning';
+const PURGE_CONDITION =
+  ' and (tableoid, ctid) in (select part, place from due)\n                and expires_at <= clock_timestamp()\n              returning';
 
 const LOCK_NOT_REAL: readonly Change[] = [
   {

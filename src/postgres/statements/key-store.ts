@@ -235,10 +235,10 @@ export class KeyStore {
    * Deletes up to `batchSize` expired rows, oldest first, in one statement of its own. A second purger would only
    * wait for the first one's rows: it finds the lock taken and answers `locked`.
    *
-   * A row's place names it only within one table: the rows of other partitions, or of children, that have the same must
-   * be due as well, so that a batch of them can be a little larger. Rows of distributed tables have no place, and cannot
-   * be locked: they go by their primary key, which on a plain table takes 3.5 times as long. Steps go with their key, so
-   * that nobody has to look for those that were left behind among all that live.
+   * A row's place names it only within one table: others of the same place, in other partitions or children, may be
+   * locked, and are not part of the batch. Rows of distributed tables have no place, and cannot be locked: they go by
+   * their primary key, which on a plain table takes 3.5 times as long. Steps go with their key, so that nobody has to
+   * look for those that were left behind among all that live.
    *
    * @param after what the batch before it answered: otherwise each would read again the index entries of all that were
    * deleted before it, which stay until a vacuum
@@ -249,7 +249,7 @@ export class KeyStore {
       // materialized: the lock is tried once and before anything is read, whatever the planner thinks of it
       `with turn as materialized (select pg_try_advisory_xact_lock($1::int8) as mine),
             due as materialized (
-              select ${this.isDistributed ? 'scope, key' : 'ctid as place'}, expires_at from ${this.table}
+              select ${this.isDistributed ? 'scope, key' : 'tableoid as part, ctid as place'}, expires_at from ${this.table}
               where expires_at <= clock_timestamp() and (select mine from turn)
                 and expires_at >= coalesce($3::timestamptz, '-infinity')
               order by expires_at
@@ -267,7 +267,8 @@ export class KeyStore {
   private get deleteByPlace(): string {
     return `
               delete from ${this.table}
-              where ctid = any (array(select place from due)) and expires_at <= clock_timestamp()
+              where ctid = any (array(select place from due)) and (tableoid, ctid) in (select part, place from due)
+                and expires_at <= clock_timestamp()
               returning execution_id`;
   }
 
