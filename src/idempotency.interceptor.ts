@@ -5,23 +5,16 @@ import type { IdempotentRequest, RequestWithoutKey } from './protocol/request.js
 import type { EventPublisher } from './requests/event-publisher.js';
 import { RunReport } from './requests/run-report.js';
 import { failpoint } from './util/failpoint.js';
-import { fingerprintOf, fingerprintRequest, keyedFingerprint } from './http/fingerprint.js';
-import { FINGERPRINT_VERSION, KEYED_FINGERPRINT_VERSION } from './protocol/constants.js';
-import { requestTarget } from './http/http-request.js';
-import { parseResolvedKey, readIdempotencyKey } from './http/idempotency-key.js';
+import type { ParsedKey } from './http/idempotency-key.js';
 import { HttpExchange } from './http/response/http-exchange.js';
-import { UnreadBodyError } from './http/unread-body.error.js';
 import { isCallOnClass } from './idempotency-class.interceptor.js';
-import {
-  IdempotencyKeyMalformedException,
-  IdempotencyKeyMissingException,
-  IdempotencyUnsupportedMediaTypeException,
-} from './protocol/exceptions.js';
+import { IdempotencyKeyMalformedException, IdempotencyKeyMissingException } from './protocol/exceptions.js';
 import type { HoldingMode, RouteOptions } from './protocol/options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
 import { ObservedRun } from './requests/observed-run.js';
 import { COPY } from './two-copies.js';
 import { OWN_PACKAGE } from './util/installed.js';
+import { describeRequest, describeWithoutKey, hasForm, readKey, routeOf } from './request-reading.js';
 import { RequestRun } from './requests/request-run.js';
 import { resolveScope } from './http/scope.js';
 
@@ -96,16 +89,18 @@ export class IdempotencyInterceptor implements NestInterceptor {
     exchange: HttpExchange,
     options: RouteOptions,
   ): Promise<IdempotentRequest | RequestWithoutKey> {
-    const resolved = options.key === undefined ? undefined : await options.key(context);
-    const key = this.readKey(exchange, options, resolved);
-    return key === undefined
-      ? describeWithoutKey(context, options)
-      : describeRequest(context, key, options, this.runtime?.options.fingerprintSecret);
+    const key = this.acceptedKey(await readKey(context, exchange.request, options), exchange, options);
+    if (key === undefined) {
+      return describeWithoutKey(context, options);
+    }
+    const { expectedReplays, options: moduleOptions } = this.runtime!;
+    const scope = await resolveScope(context, options);
+    const request = await describeRequest(context, key, scope, options, moduleOptions.fingerprintSecret);
+    return expectedReplays.meet(exchange.request, request);
   }
 
-  private readKey(exchange: HttpExchange, options: RouteOptions, resolved: unknown): string | undefined {
-    const parsed =
-      options.key === undefined ? readIdempotencyKey(exchange.request, options.header) : parseResolvedKey(resolved);
+  /** @throws what another key, or any, would have to be sent for */
+  private acceptedKey(parsed: ParsedKey, exchange: HttpExchange, options: RouteOptions): string | undefined {
     if (parsed.kind === 'missing') {
       if (options.required) {
         throw new IdempotencyKeyMissingException(
@@ -120,16 +115,11 @@ export class IdempotencyInterceptor implements NestInterceptor {
     if (options.key === undefined && options.mode !== 'observe') {
       exchange.response.setHeader(options.header, parsed.raw);
     }
-    if (options.keyPattern !== undefined && !matchesWhole(options.keyPattern, parsed.key)) {
+    if (!hasForm(parsed.key, options)) {
       throw new IdempotencyKeyMalformedException('it does not have the form that this operation asks for');
     }
     return parsed.key;
   }
-}
-
-/** For messages: `PaymentsController.create`. */
-function routeOf(context: ExecutionContext): string {
-  return `${context.getClass().name}.${context.getHandler().name}`;
 }
 
 function reportOf(
@@ -139,69 +129,4 @@ function reportOf(
   mode: HoldingMode,
 ): RunReport {
   return new RunReport(events, { method: request.method ?? '', route: route ?? routeOf(context), mode });
-}
-
-const wholePatterns = new WeakMap<RegExp, RegExp>();
-
-/** Anchored rather than compared with the match: of `/a|ab/` the first alternative that matches would win. */
-function matchesWhole(pattern: RegExp, key: string): boolean {
-  let whole = wholePatterns.get(pattern);
-  if (whole === undefined) {
-    whole = new RegExp(`^(?:${pattern.source})$`, pattern.flags);
-    wholePatterns.set(pattern, whole);
-  }
-  return whole.test(key);
-}
-
-async function describeRequest(
-  context: ExecutionContext,
-  key: string,
-  options: RouteOptions,
-  fingerprintSecret: string | undefined,
-): Promise<IdempotentRequest> {
-  const request = context.switchToHttp().getRequest<Parameters<typeof requestTarget>[0]>();
-  const scope = await resolveScope(context, options);
-  const plain =
-    typeof options.fingerprint === 'function'
-      ? fingerprintOf(await options.fingerprint(context), request)
-      : await fingerprintRequest(request, options.fingerprint).catch(refuseUnread);
-  return {
-    key,
-    scope,
-    ...fingerprintBy(fingerprintSecret, plain),
-    method: request.method,
-    path: requestTarget(request).path,
-    options,
-  };
-}
-
-function fingerprintBy(
-  secret: string | undefined,
-  plain: Buffer,
-): Pick<IdempotentRequest, 'fingerprint' | 'fingerprintVersion' | 'keyed'> {
-  if (secret === undefined) {
-    return { fingerprint: plain, fingerprintVersion: FINGERPRINT_VERSION };
-  }
-  const keyed = (fingerprint: Buffer): Buffer => keyedFingerprint(fingerprint, secret);
-  return { fingerprint: keyed(plain), fingerprintVersion: KEYED_FINGERPRINT_VERSION, keyed };
-}
-
-/** Whose it is matters only to a handler that asks: one that cannot be told must not keep it from running. */
-async function describeWithoutKey(context: ExecutionContext, options: RouteOptions): Promise<RequestWithoutKey> {
-  const request = context.switchToHttp().getRequest<Parameters<typeof requestTarget>[0]>();
-  const scope = await resolveScope(context, options).then(
-    (value) => () => value,
-    (error: unknown) => () => {
-      throw error;
-    },
-  );
-  return { scope, method: request.method, path: requestTarget(request).path };
-}
-
-/** A media type that nothing reads is the client's mistake; anything else that leaves a body unread is the route's. */
-function refuseUnread(error: unknown): never {
-  if (error instanceof UnreadBodyError && error.unsupportedMediaType !== undefined) {
-    throw new IdempotencyUnsupportedMediaTypeException(error.unsupportedMediaType, { cause: error });
-  }
-  throw error;
 }

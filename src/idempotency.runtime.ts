@@ -7,6 +7,7 @@ import { Encryption } from './protocol/encryption.js';
 import { ScopeLimits } from './requests/scope-limits.js';
 import { EventPublisher } from './requests/event-publisher.js';
 import { Claims } from './requests/claims.js';
+import { ExpectedReplays } from './requests/expected-replays.js';
 import { Observer } from './requests/observer.js';
 import { Connections } from './postgres/connections.js';
 import { effectiveSettings } from './effective-settings.js';
@@ -57,6 +58,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   /** The `traceparent` of the running code; of who traces. */
   traceContext: (() => string | undefined) | undefined;
   readonly scopeLimits = new ScopeLimits();
+  readonly expectedReplays = new ExpectedReplays();
   private parts: Parts | undefined;
 
   private readonly moduleRef: ModuleRef;

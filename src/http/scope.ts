@@ -33,7 +33,17 @@ export function sharedScopeIsTold(options: RouteOptions): void {
  * @throws Error, answered with 500, when that cannot be told: guessing could show one caller another's response
  */
 export async function resolveScope(context: ExecutionContext, options: RouteOptions): Promise<string> {
-  const scope = options.scope === undefined ? defaultScope(context, options) : await options.scope(context);
+  return validScope(options.scope === undefined ? defaultScope(context, options) : await options.scope(context));
+}
+
+/** The same before all guards have run: that there is no user yet is nothing to tell. @throws as the other does */
+export async function resolveScopeEarly(context: ExecutionContext, options: RouteOptions): Promise<string> {
+  return options.scope === undefined && options.sharedScope !== 'error' && callerOf(context) === undefined
+    ? SHARED_SCOPE
+    : resolveScope(context, options);
+}
+
+function validScope(scope: unknown): string {
   if (
     typeof scope !== 'string' ||
     scope.length > MAX_SCOPE_LENGTH ||
@@ -48,9 +58,8 @@ export async function resolveScope(context: ExecutionContext, options: RouteOpti
 }
 
 function defaultScope(context: ExecutionContext, options: RouteOptions): string {
-  const { user, raw } = context.switchToHttp().getRequest<RequestOfUser>();
-  const caller = user ?? raw?.user;
-  if (caller !== undefined && caller !== null) {
+  const caller = callerOf(context);
+  if (caller !== undefined) {
     return idOf(caller);
   }
   if (options.sharedScope === 'error' || !told.has(options)) {
@@ -65,6 +74,11 @@ function defaultScope(context: ExecutionContext, options: RouteOptions): string 
     );
   }
   return SHARED_SCOPE;
+}
+
+function callerOf(context: ExecutionContext): User | undefined {
+  const { user, raw } = context.switchToHttp().getRequest<RequestOfUser>();
+  return user ?? raw?.user ?? undefined;
 }
 
 /** By the first of the usual names that is there. */

@@ -1,5 +1,5 @@
 import type { RouteOptions } from './options.js';
-import type { RecordableResponse } from './response.js';
+import type { RecordableResponse, ReplayableResponse } from './response.js';
 import type { StepWatch } from './step-call.js';
 import type { KeyIdentity } from './stored-key.js';
 
@@ -26,6 +26,8 @@ export interface NewRecord {
 export interface IdempotentRequest extends Omit<ClaimedRequest, 'claimId' | 'ttlMs'> {
   /** Where there is a `fingerprintSecret`: what becomes of a fingerprint by it. */
   keyed?: ((plain: Buffer) => Buffer) | undefined;
+  /** What its key was found to hold while it was on its way here. */
+  found?: ReplayableResponse | undefined;
   /** Absent where nobody listens. */
   onStep?: StepWatch | undefined;
   options: Pick<

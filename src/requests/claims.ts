@@ -7,6 +7,7 @@ import type { KeyStore } from '../postgres/statements/key-store.js';
 import { IN_FLIGHT_POLL_MS } from '../protocol/constants.js';
 import type { HoldingMode, RouteOptions } from '../protocol/options.js';
 import type { IdempotentRequest } from '../protocol/request.js';
+import type { ReplayableResponse } from '../protocol/response.js';
 import { delay, jittered, within } from '../util/timing.js';
 import { KeyLooks } from './key-looks.js';
 import { KeylessRequest } from './keyless-request.js';
@@ -36,6 +37,9 @@ export class Claims {
    * @throws IdempotencyStoreUnavailableException when the key cannot be claimed; the handler must not run then
    */
   async claim(request: IdempotentRequest): Promise<Outcome> {
+    if (request.found !== undefined) {
+      return { kind: 'completed', response: request.found };
+    }
     const name = nameOf(request);
     const { inFlight } = request.options;
     const deadline = performance.now() + (inFlight === 'reject' ? 0 : inFlight.waitMs);
@@ -49,6 +53,18 @@ export class Claims {
       }
       await endOf(running, leftMs, pauseMs);
     }
+  }
+
+  /**
+   * What the request would be answered with, were it here already; nothing where it would run, wait or be refused. Asks the
+   * table at most once, and not at all while its key is held in this process.
+   *
+   * @throws IdempotencyStoreUnavailableException when the table does not answer
+   */
+  async replayOf(request: IdempotentRequest): Promise<ReplayableResponse | undefined> {
+    const name = nameOf(request);
+    const outcome = this.running.get(name) === undefined ? await this.looks.recorded(name, request) : undefined;
+    return outcome?.kind === 'completed' ? outcome.response : undefined;
   }
 
   /** See {@link TransactionClaims.outcomeOfLostCommit}. */

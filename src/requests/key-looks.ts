@@ -45,13 +45,29 @@ export class KeyLooks {
     return sighting && this.again(name, request, sighting);
   }
 
+  /**
+   * What is recorded; nothing where that is nothing.
+   *
+   * @throws IdempotencyStoreUnavailableException when the table does not answer
+   */
+  async recorded(name: string, request: IdempotentRequest): Promise<Outcome | undefined> {
+    const found = await this.looks.ask(name, () => this.look(request, 'recorded')).catch(cannotClaim);
+    if (found?.kind !== 'completed') {
+      return undefined; // one that was asked for its lock may be free, or in flight
+    }
+    this.recent.set(name, 'recorded');
+    return meaningOf(found, request);
+  }
+
+  private look(request: IdempotentRequest, sighting: Sighting): Promise<PeekResult | undefined> {
+    return this.connections.run(
+      (client) => (sighting === 'recorded' ? this.store.lookUp(client, request) : this.store.peek(client, request)),
+      'cancel',
+    );
+  }
+
   private async again(name: string, request: IdempotentRequest, sighting: Sighting): Promise<Outcome | undefined> {
-    const look = (): Promise<PeekResult | undefined> =>
-      this.connections.run(
-        (client) => (sighting === 'recorded' ? this.store.lookUp(client, request) : this.store.peek(client, request)),
-        'cancel',
-      );
-    const found = await this.looks.ask(name, look).catch(cannotClaim);
+    const found = await this.looks.ask(name, () => this.look(request, sighting)).catch(cannotClaim);
     switch (found?.kind) {
       case 'completed':
         this.recent.set(name, 'recorded');

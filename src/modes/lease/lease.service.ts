@@ -54,7 +54,7 @@ export class LeaseService implements Mode {
   }
 
   async claim(request: IdempotentRequest, started: () => ClaimEnd): Promise<Outcome> {
-    const { options, onStep, keyed: _, ...identified } = request;
+    const { options, onStep, keyed: _keyed, found: _found, ...identified } = request;
     const { leaseMs, ttlMs, onInterrupted } = options;
     const claimed = { ...identified, claimId: randomUUID(), ttlMs };
     const claimedAt = now();

@@ -1,0 +1,1 @@
+export { IdempotencyThrottlerGuard } from './idempotency-throttler.guard.js';
