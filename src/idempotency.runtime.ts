@@ -1,7 +1,5 @@
-import { inspect } from 'node:util';
 import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleInit, Optional } from '@nestjs/common';
 import { ModuleRef, Reflector } from '@nestjs/core';
-import { getDataSourceToken } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
 import { Encryption } from './protocol/encryption.js';
 import { ScopeLimits } from './requests/scope-limits.js';
@@ -9,38 +7,37 @@ import { EventPublisher } from './requests/event-publisher.js';
 import { Claims } from './requests/claims.js';
 import { ExpectedReplays } from './requests/expected-replays.js';
 import { Observer } from './requests/observer.js';
+import { adviceAtBoot, findDataSource, findTables } from './boot-checks.js';
 import { Connections } from './postgres/connections.js';
+import { AbandonedKeys } from './postgres/statements/abandoned-keys.js';
+import { ExpiredKeys } from './postgres/statements/expired-keys.js';
 import { effectiveSettings } from './effective-settings.js';
 import { watchExceptions } from './http/response/exception-watch.js';
 import { MODULE_OPTIONS_TOKEN } from './idempotency.module-definition.js';
 import { DEFAULT_OPTIONS, type IdempotencyModuleOptions } from './protocol/options.js';
-import { IdempotencyOptionError, validateModuleOptions } from './options-validation.js';
+import { validateModuleOptions } from './options-validation.js';
 import { AmbientTransactions } from './postgres/ambient/ambient-transactions.js';
-import { dataSourceSchema } from './postgres/data-source-schema.js';
 import { assertProtocolClient } from './postgres/driver-check.js';
-import { adviceOnPlainTables } from './postgres/statements/citus-tables.js';
 import { KeyStore } from './postgres/statements/key-store.js';
 import { ObservedKeys } from './postgres/statements/observed-keys.js';
-import { assertUsable, findKeyTables, isDistributed, type KeyTables } from './postgres/statements/key-tables.js';
+import { findKeyTables, isDistributed } from './postgres/statements/key-tables.js';
 import { LeaseService } from './modes/lease/lease.service.js';
 import { LeaseStore } from './postgres/statements/lease-store.js';
 import { type Pulse, takePulse } from './postgres/statements/pulse.js';
 import { SearchPathWatch } from './postgres/search-path-watch.js';
-import { KEYS_TABLE, tableName } from './postgres/table-name.js';
 import { StatementRunner } from './postgres/statement-runner.js';
-import { adviceOnTransactional } from './postgres/ambient/transactional-decorator.js';
 import { RouteOptionsRegistry } from './route-options.js';
-import { otherNestJs, otherTypeOrm } from './two-copies.js';
+import { otherNestJs } from './two-copies.js';
 import { StoredKeys } from './postgres/statements/stored-keys.js';
 
 interface Parts {
   schema: string;
   dataSource: DataSource;
-  store: KeyStore;
-  leaseStore: LeaseStore;
   transactions: AmbientTransactions;
   connections: Connections;
   keys: StoredKeys;
+  abandonedKeys: AbandonedKeys;
+  expiredKeys: ExpiredKeys;
   claims: Claims;
   leases: LeaseService;
   observer: Observer;
@@ -83,42 +80,39 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
 
   /** The DataSource is looked up only now: its module need not be imported before this one. */
   async onModuleInit(): Promise<void> {
-    const dataSource = this.findDataSource();
+    const dataSource = findDataSource(this.moduleRef, this.options.dataSource);
     await assertProtocolClient(dataSource);
-    const tables = await this.findTables(dataSource);
+    const tables = await findTables(dataSource, this.options);
     const { schema, searchPath } = tables;
     const onCitus = isDistributed(tables);
     const searchPaths = new SearchPathWatch(searchPath, (message) => IdempotencyRuntime.logger.warn(message));
     const runner = new StatementRunner();
-    const store = new KeyStore(schema, runner, searchPaths, onCitus);
-    const encoding = await store.databaseEncoding(dataSource);
-    if (encoding !== 'UTF8') {
-      // A scope, a path, a header or a step's result may hold any character, and one that has no place in the database
-      // would be met only at the request that brings it: on each of its retries.
-      throw new Error(
-        `IdempotencyModule: the database keeps its text in ${encoding}, which cannot hold every scope or response. ` +
-          `Use a database in UTF8: create database … encoding 'UTF8' template template0.`,
-      );
-    }
     const transactions = new AmbientTransactions(dataSource);
-    const leaseStore = new LeaseStore(schema, runner, searchPaths, onCitus);
     const connections = new Connections(transactions, runner);
+    const store = new KeyStore(schema, runner, searchPaths, onCitus);
+    const leaseStore = new LeaseStore(schema, runner, searchPaths, onCitus);
     const leases = new LeaseService(leaseStore, connections, runner, this.encryption);
     const claims = new Claims(store, connections, leases);
-    const keys = new StoredKeys(store, connections);
     const observer = new Observer(new ObservedKeys(schema), connections);
-    this.parts = { schema, dataSource, store, leaseStore, transactions, connections, keys, claims, leases, observer };
+    this.parts = {
+      schema,
+      dataSource,
+      transactions,
+      connections,
+      claims,
+      leases,
+      observer,
+      keys: new StoredKeys(connections, schema),
+      abandonedKeys: new AbandonedKeys(connections, schema),
+      expiredKeys: new ExpiredKeys(dataSource, schema, onCitus),
+    };
     // Depending on the order of the imports, TypeORM's module is shut down before this one.
     transactions.closeAfter(async () => {
       await claims.idle();
       await observer.idle();
     });
     IdempotencyRuntime.logger.log(effectiveSettings(this.options, schema));
-    const advice = [
-      adviceOnTransactional(dataSource),
-      tables.citus?.keysElsewhere === true && (await adviceOnPlainTables(dataSource, entityTablesOf(dataSource))),
-    ];
-    advice.filter((each) => typeof each === 'string').forEach((each) => IdempotencyRuntime.logger.warn(each));
+    (await adviceAtBoot(dataSource, tables)).forEach((each) => IdempotencyRuntime.logger.warn(each));
   }
 
   /** A request whose client has gone may still run: what it writes must not leave its transaction. */
@@ -145,12 +139,12 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     return this.ready.dataSource;
   }
 
-  get store(): KeyStore {
-    return this.ready.store;
+  get abandonedKeys(): AbandonedKeys {
+    return this.ready.abandonedKeys;
   }
 
-  get leaseStore(): LeaseStore {
-    return this.ready.leaseStore;
+  get expiredKeys(): ExpiredKeys {
+    return this.ready.expiredKeys;
   }
 
   get transactions(): AmbientTransactions {
@@ -179,62 +173,4 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     }
     return this.parts;
   }
-
-  private async findTables(dataSource: DataSource): Promise<KeyTables> {
-    const schema = this.options.schema ?? dataSourceSchema(dataSource);
-    const tables = await findKeyTables(dataSource, schema).catch(cannotUse);
-    if (tables === undefined) {
-      const option = schema === undefined ? '' : ` --schema ${shellWord(schema)}`;
-      const migrations =
-        this.options.schema === undefined
-          ? 'idempotencyMigrations'
-          : `idempotencyMigrationsIn(${inspect(this.options.schema)})`;
-      throw new Error(
-        `IdempotencyModule: the table ${tableName(KEYS_TABLE, schema)}, or a later one, is not there. Create them by "npx nestjs-idempotency migration:run${option}" ` +
-          `(with DATABASE_URL or --url), or add \`...${migrations}\` from 'nestjs-idempotency/migrations' to your DataSource's \`migrations\`.`,
-      );
-    }
-    const { localWrites = DEFAULT_OPTIONS.localWrites } = this.options;
-    await assertUsable(dataSource, tables, localWrites).catch(cannotUse);
-    return tables;
-  }
-
-  private findDataSource(): DataSource {
-    const { dataSource: name } = this.options;
-    let dataSource: DataSource;
-    try {
-      dataSource = this.moduleRef.get<DataSource>(getDataSourceToken(name), { strict: false });
-    } catch (cause) {
-      const twoCopies = otherTypeOrm();
-      if (twoCopies !== undefined) {
-        throw new Error(`IdempotencyModule: its DataSource cannot be found, since ${twoCopies}`, { cause });
-      }
-      throw new IdempotencyOptionError(
-        name === undefined
-          ? 'IdempotencyModule: there is no default DataSource. Import TypeOrmModule.forRoot(), or name yours by the option `dataSource`.'
-          : `IdempotencyModule: option 'dataSource' names '${name}', but no DataSource of that name was given to TypeOrmModule.forRoot().`,
-        { cause },
-      );
-    }
-    if (dataSource.options.type !== 'postgres') {
-      throw new IdempotencyOptionError(
-        `IdempotencyModule: the DataSource is of type '${dataSource.options.type}', but keys are kept in PostgreSQL. Name a DataSource of type 'postgres' by the option \`dataSource\`.`,
-      );
-    }
-    return dataSource;
-  }
-}
-
-function entityTablesOf({ entityMetadatas }: DataSource): string[] {
-  return entityMetadatas.map(({ tableName: table, schema }) => tableName(table, schema));
-}
-
-/** @throws Error always */
-function cannotUse(cause: Error): never {
-  throw new Error(`IdempotencyModule: ${cause.message}`, { cause });
-}
-
-/** As a shell takes it for one word, whatever is in it. */
-function shellWord(text: string): string {
-  return /^[\w.-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
 }

@@ -72,12 +72,12 @@ export class IdempotencyService {
     if (!Number.isInteger(status) || status < 200 || status > 499) {
       throw new RangeError(`A response is recorded with a status from 200 to 499, not ${String(status)}.`);
     }
-    const { leaseStore, connections } = this.runtime;
     const holder = this.newHolder(key, scope);
     const { headers, body } = encoded(response);
     const plain = { status, headers, body, bodyBytes: body.length };
     const sealed = this.runtime.encryption.sealResponse(plain, [scope, key, holder.claimId]);
-    return leaseStore.resolve(connections, holder, { status, headers: sealed.headers, body: sealed.body! }, this.ttlMs);
+    const recorded = { status, headers: sealed.headers, body: sealed.body! };
+    return this.runtime.abandonedKeys.resolve(holder, recorded, this.ttlMs);
   }
 
   /**
@@ -85,8 +85,7 @@ export class IdempotencyService {
    * remembered. False when there is no such operation, or an attempt at it is running.
    */
   release(key: string, scope = ''): Promise<boolean> {
-    const { leaseStore, connections } = this.runtime;
-    return leaseStore.releaseAbandoned(connections, this.newHolder(key, scope), this.ttlMs);
+    return this.runtime.abandonedKeys.release(this.newHolder(key, scope), this.ttlMs);
   }
 
   /**

@@ -1,7 +1,6 @@
 import type { ExecutionContext, Type } from '@nestjs/common';
 import type { Reflector } from '@nestjs/core';
-import type { IdempotencyModuleOptions, RouteOptions } from './protocol/options.js';
-import { mergeRouteOptions } from './protocol/options.js';
+import { type IdempotencyModuleOptions, mergeRouteOptions, type RouteOptions } from './protocol/options.js';
 import { IdempotentMetadata } from './idempotent.metadata.js';
 
 type Handler = ReturnType<ExecutionContext['getHandler']>;

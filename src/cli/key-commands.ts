@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { createInterface } from 'node:readline/promises';
 import { DEFAULT_OPTIONS } from '../protocol/options.js';
-import { KeyStore } from '../postgres/statements/key-store.js';
-import { LeaseStore } from '../postgres/statements/lease-store.js';
+import { AbandonedKeys } from '../postgres/statements/abandoned-keys.js';
+import { StoredKeys } from '../postgres/statements/stored-keys.js';
 import type { CommandOptions } from './arguments.js';
 import { type CommandContext, EXIT, print, printJson } from './command.js';
 import { schemaOfTables } from './schema-of-tables.js';
@@ -14,7 +14,7 @@ export function forget(context: CommandContext): Promise<number> {
     context,
     'forget',
     'A retry then runs its handler again, whatever the first request has done.',
-    (place) => new KeyStore(place.schema).forget(context.dataSource, place),
+    (place) => new StoredKeys(context.dataSource, place.schema).forget(place),
   );
 }
 
@@ -23,7 +23,7 @@ export function release(context: CommandContext): Promise<number> {
     context,
     'release',
     'The next retry then runs its handler again, but for the steps that have finished.',
-    (place) => new LeaseStore(place.schema).releaseAbandoned(context.dataSource, place, DEFAULT_OPTIONS.ttlMs),
+    (place) => new AbandonedKeys(context.dataSource, place.schema).release(place, DEFAULT_OPTIONS.ttlMs),
   );
 }
 
@@ -32,7 +32,7 @@ export async function resolve(context: CommandContext): Promise<number> {
   const headers: [string, string][] = response === '' ? [] : [['Content-Type', typeOf(response)]];
   const recorded = { status: status!, headers, body: Buffer.from(response) };
   return change(context, 'resolve', 'Every retry then gets this response, and the handler does not run.', (place) =>
-    new LeaseStore(place.schema).resolve(context.dataSource, place, recorded, DEFAULT_OPTIONS.ttlMs),
+    new AbandonedKeys(context.dataSource, place.schema).resolve(place, recorded, DEFAULT_OPTIONS.ttlMs),
   );
 }
 

@@ -1,5 +1,5 @@
 import { DEFAULT_OPTIONS } from '../protocol/options.js';
-import { KeyStore, type PurgedBatch } from '../postgres/statements/key-store.js';
+import { ExpiredKeys, type PurgedBatch } from '../postgres/statements/expired-keys.js';
 import { print, printJson, type CommandContext } from './command.js';
 import { ProgressBar } from './progress-bar.js';
 import { placeOfTables } from './schema-of-tables.js';
@@ -8,8 +8,8 @@ import { placeOfTables } from './schema-of-tables.js';
 export async function purge(context: CommandContext): Promise<void> {
   const { dataSource, dryRun, json } = context;
   const { schema, onCitus } = await placeOfTables(context);
-  const store = new KeyStore(schema, undefined, undefined, onCitus);
-  const expired = await store.countExpired(dataSource);
+  const expiredKeys = new ExpiredKeys(dataSource, schema, onCitus);
+  const expired = await expiredKeys.count();
   if (dryRun) {
     return json ? printJson({ expired }) : print(`would delete ${keys(expired)}`);
   }
@@ -20,7 +20,7 @@ export async function purge(context: CommandContext): Promise<void> {
   try {
     do {
       bar.update(deleted);
-      batch = await store.purgeBatch(dataSource, batchSize, batch);
+      batch = await expiredKeys.purgeBatch(batchSize, batch);
       deleted += batch.deleted;
     } while (batch.deleted >= batchSize);
   } finally {

@@ -1,11 +1,9 @@
-import { createHash, createHmac, hash } from 'node:crypto';
+import { createHash, createHmac, hash, type Hash } from 'node:crypto';
 import { FINGERPRINT_VERSION } from '../protocol/constants.js';
 import { writeCanonicalJson } from './canonical-json.js';
-import { mediaType, requestTarget, sortedQuery } from './http-request.js';
+import { type HttpRequest, mediaType, requestTarget, sortedQuery } from './http-request.js';
 import { type BodyFields, selectFields } from './body-fields.js';
 import { readRequestBody } from './request-body.js';
-import type { Hash } from 'node:crypto';
-import type { HttpRequest } from './http-request.js';
 
 /**
  * What a retry must repeat, as a SHA-256: method, path, query, media type and body. Headers do not count, and neither

@@ -1,9 +1,7 @@
 import { isUtf8 } from 'node:buffer';
-import { digestContent, digestFile } from './content-digest.js';
-import { mediaType } from './http-request.js';
+import { type ContentDigest, digestContent, digestFile } from './content-digest.js';
+import { type HttpRequest, mediaType } from './http-request.js';
 import { UnreadBodyError } from './unread-body.error.js';
-import type { ContentDigest } from './content-digest.js';
-import type { HttpRequest } from './http-request.js';
 
 export interface MultipartBody {
   readonly kind: 'multipart';

@@ -1,9 +1,7 @@
 import { once } from 'node:events';
-import { rawRequest } from './http-request.js';
-import { readMultipart } from './multipart-body.js';
+import { type HttpRequest, rawRequest, type RawRequest } from './http-request.js';
+import { type MultipartBody, readMultipart } from './multipart-body.js';
 import { UnreadBodyError } from './unread-body.error.js';
-import type { HttpRequest, RawRequest } from './http-request.js';
-import type { MultipartBody } from './multipart-body.js';
 
 /** A body by what can be compared of it. */
 export type RequestBody =

@@ -4,7 +4,7 @@ import { CANCEL_WAIT_MS, POOL_WAIT_MS, SECOND_CONNECTION_WAIT_MS } from '../prot
 import { IdempotencyStoreUnavailableException } from '../protocol/exceptions.js';
 import type { AmbientTransactions } from './ambient/ambient-transactions.js';
 import { type DatabaseConnection, queryBy } from './database-connection.js';
-import { FencedOffError } from './statements/lease-store.js';
+import { FencedOffError } from './statements/store-errors.js';
 import { keepsConnection } from './ambient/outer-transactions.js';
 import { cancelUntil } from './cancel-request.js';
 import { isDefiniteFailure } from './sqlstate.js';

@@ -2,7 +2,7 @@ import { type BeforeApplicationShutdown, Injectable, Logger, type OnApplicationB
 import { errorWithoutValues } from '../util/error-without-values.js';
 import { DEFAULT_OPTIONS, type PurgeOptions } from '../protocol/options.js';
 import { IdempotencyRuntime } from '../idempotency.runtime.js';
-import type { PurgedBatch } from '../postgres/statements/key-store.js';
+import type { PurgedBatch } from '../postgres/statements/expired-keys.js';
 import { delay } from '../util/timing.js';
 
 /** Requests have the database to themselves for most of the time that a purge takes, the longer the busier it is. */
@@ -47,14 +47,14 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
   }
 
   private async deleteExpired(): Promise<number> {
-    const { dataSource, store, leaseStore, transactions, events } = this.runtime;
+    const { expiredKeys, transactions, events } = this.runtime;
     const { batchSize } = this.options;
     const { signal } = this.stopping;
     let total = 0;
     let batch: PurgedBatch | undefined;
     do {
       const began = performance.now();
-      batch = await transactions.outside(() => store.purgeBatch(dataSource, batchSize, batch));
+      batch = await transactions.outside(() => expiredKeys.purgeBatch(batchSize, batch));
       total += batch.deleted;
       const durationMs = performance.now() - began;
       if (events.isHeard) {
@@ -64,7 +64,7 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
         await delay(durationMs * PAUSE_PER_WORK, undefined, { signal }).catch(() => undefined);
       }
     } while (batch.deleted >= batchSize && !signal.aborted);
-    await transactions.outside(() => leaseStore.purgeLeftSteps(dataSource));
+    await transactions.outside(() => expiredKeys.purgeLeftSteps());
     return total;
   }
 

@@ -39,6 +39,8 @@ const OUTCOME = 'src/modes/outcome.ts';
 const REQUEST_RUN = 'src/requests/request-run.ts';
 const VERDICT = 'src/requests/verdict.ts';
 const KEY_STORE = 'src/postgres/statements/key-store.ts';
+const KEY_STATEMENTS = 'src/postgres/statements/key-statements.ts';
+const EXPIRED_KEYS = 'src/postgres/statements/expired-keys.ts';
 const SHARED_STATEMENTS = 'src/postgres/statements/shared-statements.ts';
 const SESSION_SETTINGS = 'src/postgres/session-settings.ts';
 const AMBIENT = 'src/postgres/ambient/ambient-transactions.ts';
@@ -55,7 +57,7 @@ const PURGE_CONDITION =
 
 const LOCK_NOT_REAL: readonly Change[] = [
   {
-    file: KEY_STORE,
+    file: KEY_STATEMENTS,
     from: 'text: `select pg_try_advisory_xact_lock($1::int8),',
     to: 'text: `select $1::int8 is not null,',
   },
@@ -99,7 +101,7 @@ export const MUTANTS: readonly Mutant[] = [
         { statement: insert, values: insertValues(record, settings.marker) },`,
       },
       {
-        file: KEY_STORE,
+        file: KEY_STATEMENTS,
         from: 'case when ${TRANSACTION_MARKER} = $13::text then $7::uuid end,',
         to: 'case when $13::text is not null then $7::uuid end,',
       },
@@ -131,7 +133,10 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "lock not real, and the INSERT's result ignored",
     expected: ['effect doubled', 'record replaced'],
-    changes: [...LOCK_NOT_REAL, { file: KEY_STORE, from: INSERT_ARBITER, to: 'created_at = excluded.created_at,' }],
+    changes: [
+      ...LOCK_NOT_REAL,
+      { file: KEY_STATEMENTS, from: INSERT_ARBITER, to: 'created_at = excluded.created_at,' },
+    ],
   },
   {
     name: 'fingerprint ignored',
@@ -159,12 +164,12 @@ export const MUTANTS: readonly Mutant[] = [
       },
       { file: KEY_STORE, from: 'values: [scope, key] }', to: 'values: [scope, key, new Date().toISOString()] }' },
       {
-        file: KEY_STORE,
+        file: KEY_STATEMENTS,
         from: INSERT_ARBITER,
         to: INSERT_ARBITER.replace('<= excluded.created_at', '<= $15::timestamptz'),
       },
       {
-        file: KEY_STORE,
+        file: KEY_STATEMENTS,
         from: '    request.traceContext ?? null,\n  ];',
         to: '    request.traceContext ?? null,\n    new Date().toISOString(),\n  ];',
       },
@@ -191,7 +196,7 @@ export const MUTANTS: readonly Mutant[] = [
         to: 'return row === undefined || row[5] === null ? undefined : foundKeyOf(row);',
       },
       {
-        file: KEY_STORE,
+        file: KEY_STATEMENTS,
         from: INSERT_ARBITER,
         to: INSERT_ARBITER.replace('then', 'or k.response_body is null then'),
       },
@@ -296,18 +301,18 @@ export const MUTANTS: readonly Mutant[] = [
     expected: ['record purged', 'record lost', 'record changed', 'effect doubled'],
     changes: [
       {
-        file: KEY_STORE,
+        file: EXPIRED_KEYS,
         from: 'where expires_at <= clock_timestamp() and (select mine from turn)',
         to: 'where (select mine from turn)',
       },
-      { file: KEY_STORE, from: PURGE_CONDITION, to: ' returning' },
+      { file: EXPIRED_KEYS, from: PURGE_CONDITION, to: ' returning' },
     ],
   },
   {
     name: "partitions: a row's place taken for its identity by the purge of keys",
     expected: ['record purged', 'record lost', 'record changed', 'effect doubled'],
     partitioned: true,
-    changes: [{ file: KEY_STORE, from: PURGE_CONDITION, to: ' returning' }],
+    changes: [{ file: EXPIRED_KEYS, from: PURGE_CONDITION, to: ' returning' }],
   },
   {
     name: 'partitions: a lost key recognised by the name of the table',

@@ -8,7 +8,7 @@ import { Client } from 'pg';
 import { describeFailure } from '../../src/cli/failure.js';
 import { ProgressBar } from '../../src/cli/progress-bar.js';
 import { runCommand } from '../../src/cli/run-command.js';
-import { KeyStore } from '../../src/postgres/statements/key-store.js';
+import { ExpiredKeys } from '../../src/postgres/statements/expired-keys.js';
 import { catalogueOf } from '../support/catalogue.js';
 import { runCli, runShell } from '../support/cli.js';
 import { createTestDatabase, databaseUrl, type TestDatabase } from '../support/database.js';
@@ -172,10 +172,8 @@ describe('purge', () => {
     try {
       // The lock ends with the transaction of the batch, which stays open here.
       await other.query('begin');
-      await new KeyStore('public').purgeBatch(
-        { query: async (sql, values) => (await other.query(sql, values)).rows },
-        1,
-      );
+      const elsewhere = { query: async (sql: string, values?: unknown[]) => (await other.query(sql, values)).rows };
+      await new ExpiredKeys(elsewhere, 'public').purgeBatch(1);
 
       await expect(runCli(['purge', '--url', database.url])).resolves.toEqual({
         exitCode: 0,

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
-import { KeyStore, TransactionEndedByHandlerError } from '../../src/postgres/statements/key-store.js';
+import { KeyStore } from '../../src/postgres/statements/key-store.js';
+import { TransactionEndedByHandlerError } from '../../src/postgres/statements/store-errors.js';
 import { LeaseStore } from '../../src/postgres/statements/lease-store.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 

@@ -1,15 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
+import { AbandonedKeys } from '../../src/postgres/statements/abandoned-keys.js';
 import { KeyStore } from '../../src/postgres/statements/key-store.js';
-import {
-  FencedOffError,
-  type Holder,
-  type LeaseRequest,
-  type LeaseResult,
-  LeaseStore,
-  type NewStep,
-} from '../../src/postgres/statements/lease-store.js';
+import { StoredKeys } from '../../src/postgres/statements/stored-keys.js';
+import { FencedOffError } from '../../src/postgres/statements/store-errors.js';
+import type { Holder, NewStep } from '../../src/postgres/statements/lease-statements.js';
+import type { LeaseRequest, LeaseResult } from '../../src/postgres/statements/lease-claim.js';
+import { LeaseStore } from '../../src/postgres/statements/lease-store.js';
 import { CountingProxy } from '../support/counting-proxy.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { waitFor } from '../support/wait-for.js';
@@ -279,7 +277,7 @@ describe('a step', () => {
     expect(await store.record(await session(), recordFor(one))).toBe(true);
     expect(await stepNames()).toEqual(expect.arrayContaining(['two', 'three']));
     expect(await stepNames()).toHaveLength(2);
-    await new KeyStore().forget(queryable, { scope: '', key: 'two' });
+    await new StoredKeys(queryable).forget({ scope: '', key: 'two' });
     expect(await stepNames()).toEqual(['three']);
     await query(
       `update idempotency_keys set expires_at = clock_timestamp(), lease_expires_at = null where key = 'three'`,
@@ -331,14 +329,14 @@ describe('an operator', () => {
     const newHolder = (): Holder => ({ scope: '', key: 'k', claimId: randomUUID() });
     const first = await claimed('k');
     await store.addStep(await session(), stepFor(first, 'a'));
-    expect(await store.resolve(queryable, newHolder(), response, TTL_MS)).toBe(false);
-    expect(await store.releaseAbandoned(queryable, newHolder(), TTL_MS)).toBe(false);
+    expect(await new AbandonedKeys(queryable).resolve(newHolder(), response, TTL_MS)).toBe(false);
+    expect(await new AbandonedKeys(queryable).release(newHolder(), TTL_MS)).toBe(false);
 
     await expireLease();
-    expect(await store.releaseAbandoned(queryable, newHolder(), TTL_MS)).toBe(true);
+    expect(await new AbandonedKeys(queryable).release(newHolder(), TTL_MS)).toBe(true);
     expect(await store.renew(await session(), first, LEASE_MS, TTL_MS, 1_000)).toBe(false);
-    expect(await store.resolve(queryable, newHolder(), response, TTL_MS)).toBe(true);
-    expect(await store.resolve(queryable, newHolder(), response, TTL_MS)).toBe(false);
+    expect(await new AbandonedKeys(queryable).resolve(newHolder(), response, TTL_MS)).toBe(true);
+    expect(await new AbandonedKeys(queryable).resolve(newHolder(), response, TTL_MS)).toBe(false);
     expect(await claim(requestFor('k'))).toMatchObject({ kind: 'completed', response: { body: response.body } });
     expect(await stepNames()).toEqual([]);
   });

@@ -5,7 +5,7 @@ import { deferred } from '../../src/util/deferred.js';
 import { TransactionOutcomeUnknownError, TransactionRolledBackError } from '../../src/protocol/exceptions.js';
 import { AmbientTransaction } from '../../src/postgres/ambient/ambient-transaction.js';
 import { AmbientTransactions } from '../../src/postgres/ambient/ambient-transactions.js';
-import { KeyAlreadyRecordedError } from '../../src/postgres/statements/key-store.js';
+import { KeyAlreadyRecordedError } from '../../src/postgres/statements/store-errors.js';
 import { OwnedTransaction } from '../../src/postgres/owned-transaction.js';
 import { CountingProxy } from '../support/counting-proxy.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';

@@ -5,7 +5,7 @@ import { Client } from 'pg';
 import type { Repository } from 'typeorm';
 import { IdempotencyRuntime } from '../../src/idempotency.runtime.js';
 import { IdempotencyService, Idempotent, type PurgeOptions } from '../../src/index.js';
-import { KeyStore } from '../../src/postgres/statements/key-store.js';
+import { ExpiredKeys } from '../../src/postgres/statements/expired-keys.js';
 import { PurgeService } from '../../src/purge/purge.service.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { Effect } from '../support/effect.entity.js';
@@ -172,7 +172,7 @@ describe('a purge', () => {
     const client = await connectClient();
     await client.query('begin');
     const rowsOf = { query: async (sql: string, values?: unknown[]) => (await client.query(sql, values)).rows };
-    expect((await new KeyStore('public').purgeBatch(rowsOf, 1_000)).deleted).toBe(5);
+    expect((await new ExpiredKeys(rowsOf, 'public').purgeBatch(1_000)).deleted).toBe(5);
     const { rows } = await client.query<{ read: number }>(
       `select sum(pg_stat_get_xact_tuples_returned(oid) + pg_stat_get_xact_tuples_fetched(oid))::int4 as read
        from pg_class where oid = 'idempotency_steps'::regclass`,
@@ -211,8 +211,8 @@ describe('a purge', () => {
     await insertExpired(5);
     const other = await connectClient();
     await other.query('begin');
-    const elsewhere = new KeyStore('public');
-    await elsewhere.purgeBatch({ query: async (sql, values) => (await other.query(sql, values)).rows }, 1);
+    const elsewhere = { query: async (sql: string, values?: unknown[]) => (await other.query(sql, values)).rows };
+    await new ExpiredKeys(elsewhere, 'public').purgeBatch(1);
 
     // The other transaction stays open: had it to be waited for, this would never resolve.
     await expect(app.get(IdempotencyService).purge()).resolves.toBe(0);

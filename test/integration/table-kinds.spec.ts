@@ -2,8 +2,13 @@ import { randomUUID } from 'node:crypto';
 import { inspect } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
-import { KeyAlreadyRecordedError, KeyStore } from '../../src/postgres/statements/key-store.js';
-import { FencedOffError, LeaseStore, type NewStep } from '../../src/postgres/statements/lease-store.js';
+import { KeyAlreadyRecordedError } from '../../src/postgres/statements/store-errors.js';
+import { AbandonedKeys } from '../../src/postgres/statements/abandoned-keys.js';
+import { ExpiredKeys, type PurgedBatch } from '../../src/postgres/statements/expired-keys.js';
+import { KeyStore } from '../../src/postgres/statements/key-store.js';
+import { FencedOffError } from '../../src/postgres/statements/store-errors.js';
+import { LeaseStore } from '../../src/postgres/statements/lease-store.js';
+import type { NewStep } from '../../src/postgres/statements/lease-statements.js';
 import type { Queryable } from '../../src/postgres/queryable.js';
 import { KEYS_TABLE, STEPS_TABLE } from '../../src/postgres/table-name.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
@@ -86,9 +91,9 @@ describe.each(TABLE_KINDS)('the statements on %s', (kind) => {
       const alive = await left(KEYS_TABLE);
       expect(alive).toEqual({ live: KEYS / 2, expired: KEYS / 2 });
 
-      let batch: Awaited<ReturnType<KeyStore['purgeBatch']>> | undefined;
+      let batch: PurgedBatch | undefined;
       const purged = await untilShort(batchSize, async () => {
-        batch = await store.purgeBatch(db, batchSize, batch);
+        batch = await new ExpiredKeys(db).purgeBatch(batchSize, batch);
         return batch.deleted;
       });
       expect(purged).toBe(KEYS / 2);
@@ -183,7 +188,7 @@ describe.each(TABLE_KINDS)('the statements on %s', (kind) => {
       await client.query(`update ${KEYS_TABLE} set lease_expires_at = null where key = $1`, [held.key]);
       const body = Buffer.from(SECRET);
       const resolved = await failureOf((session) =>
-        leases.resolve(session, held, { status: 200, headers: [], body }, 60_000),
+        new AbandonedKeys(session).resolve(held, { status: 200, headers: [], body }, 60_000),
       );
       for (const error of [recorded, leaseRecorded, resolved]) {
         expect(error).toMatchObject({ code: '23514', constraint: 'full_disk' });

@@ -1,12 +1,8 @@
 import { createHash } from 'node:crypto';
 import { Logger } from '@nestjs/common';
 import { errorWithoutValues } from '../../util/error-without-values.js';
-import {
-  ANY_POSITION,
-  type FinishedStep,
-  type NewStep,
-  type StepOutcome,
-} from '../../postgres/statements/lease-store.js';
+import { ANY_POSITION, type FinishedStep, type StepOutcome } from '../../protocol/step.js';
+import type { NewStep } from '../../postgres/statements/lease-statements.js';
 import type { StepOptions } from '../../protocol/step-call.js';
 
 const logger = new Logger('Idempotency');

@@ -9,13 +9,10 @@ import {
   IdempotencyTransactionFailedException,
 } from '../../protocol/exceptions.js';
 import type { RouteOptions } from '../../protocol/options.js';
-import { TransactionEndedByHandlerError } from '../../postgres/statements/key-store.js';
-import {
-  FencedOffError,
-  type FinishedStep,
-  type LeaseStore,
-  type NewStep,
-} from '../../postgres/statements/lease-store.js';
+import { FencedOffError, TransactionEndedByHandlerError } from '../../postgres/statements/store-errors.js';
+import type { FinishedStep } from '../../protocol/step.js';
+import type { LeaseStore } from '../../postgres/statements/lease-store.js';
+import type { NewStep } from '../../postgres/statements/lease-statements.js';
 import type { Attention } from '../../protocol/stored-key.js';
 import { isDefiniteFailure, isRetryable } from '../../postgres/sqlstate.js';
 import { requestStorage } from '../../util/request-storage.js';

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Connections } from '../../postgres/connections.js';
-import type { Holder, NewStep } from '../../postgres/statements/lease-store.js';
+import type { Holder, NewStep } from '../../postgres/statements/lease-statements.js';
 import type { Attention } from '../../protocol/stored-key.js';
 import type { StepHold } from './step-hold.js';
 

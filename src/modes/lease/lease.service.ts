@@ -7,13 +7,11 @@ import { failpoint } from '../../util/failpoint.js';
 import { SHUTDOWN_PATIENCE_MS } from '../../protocol/constants.js';
 import type { Encryption } from '../../protocol/encryption.js';
 import { IdempotencyStoreUnavailableException } from '../../protocol/exceptions.js';
-import {
-  type FinishedStep,
-  type Holder,
-  KeyInFlightError,
-  type LeaseResult,
-  type LeaseStore,
-} from '../../postgres/statements/lease-store.js';
+import type { FinishedStep } from '../../protocol/step.js';
+import type { Holder } from '../../postgres/statements/lease-statements.js';
+import { KeyInFlightError } from '../../postgres/statements/store-errors.js';
+import type { LeaseResult } from '../../postgres/statements/lease-claim.js';
+import type { LeaseStore } from '../../postgres/statements/lease-store.js';
 import { isDefiniteFailure, SQLSTATE, sqlStateOf } from '../../postgres/sqlstate.js';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
 import type { StatementRunner } from '../../postgres/statement-runner.js';

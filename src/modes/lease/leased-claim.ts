@@ -10,7 +10,8 @@ import { IdempotencyStepsChangedException, IdempotencyStoreUnavailableException 
 import type { InterruptionPolicy } from '../../protocol/options.js';
 import type { ClaimedRequest } from '../../protocol/request.js';
 import type { RecordableResponse } from '../../protocol/response.js';
-import type { Holder, LeaseStore } from '../../postgres/statements/lease-store.js';
+import type { Holder } from '../../postgres/statements/lease-statements.js';
+import type { LeaseStore } from '../../postgres/statements/lease-store.js';
 import type { Attention } from '../../protocol/stored-key.js';
 import { Aftermath } from '../../util/late-work.js';
 import { requestStorage } from '../../util/request-storage.js';

@@ -1,4 +1,5 @@
-import type { FinishedStep, NewStep, StepOutcome } from '../../postgres/statements/lease-store.js';
+import type { FinishedStep, StepOutcome } from '../../protocol/step.js';
+import type { NewStep } from '../../postgres/statements/lease-statements.js';
 import type { Encryption } from '../../protocol/encryption.js';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
 

@@ -1,4 +1,4 @@
-import type { NewStep } from '../../postgres/statements/lease-store.js';
+import type { NewStep } from '../../postgres/statements/lease-statements.js';
 
 interface Failure {
   readonly error: unknown;

@@ -1,5 +1,5 @@
 import type { Connections } from '../../postgres/connections.js';
-import type { Holder, NewStep } from '../../postgres/statements/lease-store.js';
+import type { Holder, NewStep } from '../../postgres/statements/lease-statements.js';
 import type { Attention } from '../../protocol/stored-key.js';
 import type { Moment } from './moment.js';
 

@@ -1,5 +1,5 @@
 import { deferred } from '../../util/deferred.js';
-import { ANY_POSITION, type FinishedStep } from '../../postgres/statements/lease-store.js';
+import { ANY_POSITION, type FinishedStep } from '../../protocol/step.js';
 import { within } from '../../util/timing.js';
 
 /** So long a new step waits for steps of the memory that code beside it may still come by: other work may delay them. */

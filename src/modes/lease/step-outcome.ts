@@ -1,6 +1,6 @@
 import { HttpException } from '@nestjs/common';
 import { MAX_STEP_BYTES } from '../../protocol/constants.js';
-import type { StepFailure, StepOutcome } from '../../postgres/statements/lease-store.js';
+import type { StepFailure, StepOutcome } from '../../protocol/step.js';
 import { DurableStepError } from '../../protocol/durable-step.error.js';
 import { ofKnownClass } from './known-errors.js';
 

@@ -4,7 +4,9 @@ import { IdempotencyStoreUnavailableException } from '../../protocol/exceptions.
 import { TRANSACTION_TIMEOUT_SLACK_MS } from '../../protocol/constants.js';
 import type { RouteOptions } from '../../protocol/options.js';
 import { AmbientTransaction } from '../../postgres/ambient/ambient-transaction.js';
-import { FencedOffError, isOneSnapshot, type LeaseStore, type NewStep } from '../../postgres/statements/lease-store.js';
+import { FencedOffError } from '../../postgres/statements/store-errors.js';
+import { type LeaseStore, isOneSnapshot } from '../../postgres/statements/lease-store.js';
+import type { NewStep } from '../../postgres/statements/lease-statements.js';
 import { keepsConnection } from '../../postgres/ambient/outer-transactions.js';
 import { OwnedTransaction } from '../../postgres/owned-transaction.js';
 import { settingsAtBegin } from '../../postgres/session-settings.js';

@@ -12,11 +12,8 @@ import {
 import type { ClaimedRequest, NewRecord } from '../../protocol/request.js';
 import type { RecordableResponse } from '../../protocol/response.js';
 import type { AmbientTransaction } from '../../postgres/ambient/ambient-transaction.js';
-import {
-  KeyAlreadyRecordedError,
-  type KeyStore,
-  TransactionEndedByHandlerError,
-} from '../../postgres/statements/key-store.js';
+import { KeyAlreadyRecordedError, TransactionEndedByHandlerError } from '../../postgres/statements/store-errors.js';
+import type { KeyStore } from '../../postgres/statements/key-store.js';
 import { isRetryable, SQLSTATE, sqlStateOf } from '../../postgres/sqlstate.js';
 
 /** A claim that holds its key by a transaction, in which the handler runs. */

@@ -1,10 +1,84 @@
-import type { FoundKey } from './shared-statements.js';
+import type { PoolClient } from 'pg';
+import type { FinishedStep } from '../../protocol/step.js';
+import { nullColumnOf } from '../sqlstate.js';
+import { failedStatement, type Statement } from '../statement-batch.js';
+import {
+  type ClaimTools,
+  ENTER,
+  entered,
+  finishedStepOf,
+  HAS_LOCK,
+  type LeaseClaim,
+  type LeaseRequest,
+  type LeaseResult,
+  leaseValues,
+  TAKE_OVER,
+} from './lease-claim.js';
+import { BEGIN, COMMIT, type FoundKey, foundKeyOf, lookUpStatement } from './shared-statements.js';
+import { KeyInFlightError } from './store-errors.js';
 
-/** What tells the statement behind it that the key is its own. */
-export const CLAIM_SETTING = 'nestjs_idempotency.claim_id';
+/**
+ * The claim of lease mode on distributed tables of Citus, which cannot join keys and steps, and where an INSERT ... SELECT
+ * that asks for a setting inserts nothing: a worker has no such setting.
+ */
+export class DistributedLeaseClaim implements LeaseClaim {
+  private readonly texts: ReturnType<typeof textsOn>;
+  readonly statements: readonly Statement[];
+
+  constructor(private readonly tools: ClaimTools) {
+    this.texts = textsOn(tools.keys, tools.steps);
+    this.statements = [ENTER, ...Object.values(this.texts)];
+  }
+
+  /**
+   * A look first, so that a key that is taken is not touched, then a claim that decides by itself. The steps of an
+   * attempt before are looked up behind it: by then nobody else may add one.
+   */
+  async claim(client: PoolClient, request: LeaseRequest): Promise<LeaseResult> {
+    const { scope, key, claimId } = request;
+    const taken = await this.tools.lookUp(client, request);
+    if (taken !== undefined && isTaken(taken, request)) {
+      return taken;
+    }
+    const { clear, claim, lookUp, held } = this.texts;
+    const results = await this.tools
+      .run(client, [
+        { statement: BEGIN['READ COMMITTED'] },
+        { statement: ENTER, values: [this.tools.lockOf(request), claimId] },
+        { statement: clear, values: [scope, key] },
+        { statement: claim, values: leaseValues(request) },
+        { statement: lookUp, values: [scope, key] },
+        { statement: held, values: [scope, key, claimId] },
+        { statement: COMMIT },
+      ])
+      .catch((error: unknown) => {
+        throw failedStatement(error) === claim && nullColumnOf(error, ['claim_id']) !== undefined
+          ? new KeyInFlightError('a request in transaction mode holds the lock', { cause: error })
+          : error;
+      });
+    const defaultIsolation = entered(results[1]!, this.tools);
+    const [attempt, executionId] = results[5]!.rows[0] ?? [];
+    if (attempt === undefined || attempt === null) {
+      const found = results[4]!.rows[0];
+      return found === undefined ? { kind: 'in flight' } : foundKeyOf(found);
+    }
+    return {
+      kind: 'claimed',
+      attempt: Number(attempt),
+      tookOver: attempt !== '1' && isInterrupted(taken),
+      steps: attempt === '1' ? [] : await this.finishedSteps(client, attempt, executionId!),
+      defaultIsolation,
+    };
+  }
+
+  private async finishedSteps(client: PoolClient, attempt: string, executionId: string): Promise<FinishedStep[]> {
+    const [result] = await this.tools.run(client, [{ statement: this.texts.finished, values: [executionId] }]);
+    return result!.rows.flatMap(([name, position, outcome]) => finishedStepOf([attempt, name!, position!, outcome!]));
+  }
+}
 
 /** Whether a claim would not get the key, as a look tells; of what it would get, the claim itself decides. */
-export function isTaken(found: FoundKey, { resumes }: { resumes: boolean }): boolean {
+function isTaken(found: FoundKey, { resumes }: { resumes: boolean }): boolean {
   if (found.kind === 'completed') {
     return true;
   }
@@ -13,15 +87,11 @@ export function isTaken(found: FoundKey, { resumes }: { resumes: boolean }): boo
 }
 
 /** Whether a claim that gets the key takes over from an attempt whose lease has run out. */
-export function isInterrupted(found: FoundKey | undefined): boolean {
+function isInterrupted(found: FoundKey | undefined): boolean {
   return found?.kind === 'unfinished' && found.claim.state === 'interrupted';
 }
 
-/**
- * The claim of lease mode on distributed tables of Citus, which cannot join keys and steps, and where an INSERT ... SELECT
- * that asks for a setting inserts nothing: a worker has no such setting.
- */
-export function distributedClaimOn(keys: string, steps: string) {
+function textsOn(keys: string, steps: string) {
   return {
     clear: {
       id: 'lease_clear',
@@ -39,26 +109,15 @@ export function distributedClaimOn(keys: string, steps: string) {
       text: `insert into ${keys} as k (scope, key, fingerprint, fingerprint_version, method, path, claim_id,
           execution_id, attempt, lease_expires_at, created_at, expires_at)
         values ($1::text, $2::text, $3::bytea, $4::int2, $5::text, $6::text,
-          case when current_setting('${CLAIM_SETTING}', true) = $7::text then $7::uuid end, $7::uuid, 1,
+          case when ${HAS_LOCK} then $7::uuid end, $7::uuid, 1,
           statement_timestamp() + $8::float8 * interval '1 millisecond', statement_timestamp(),
           case when $10::bool then statement_timestamp() + ($8::float8 + $9::float8) * interval '1 millisecond'
             else 'infinity' end)
-        on conflict (scope, key) do update set
-          fingerprint = excluded.fingerprint, fingerprint_version = excluded.fingerprint_version,
-          method = excluded.method, path = excluded.path, claim_id = excluded.claim_id,
-          execution_id = case when k.expires_at <= excluded.created_at then excluded.execution_id else k.execution_id end,
-          attempt = case when k.expires_at <= excluded.created_at then 1 else k.attempt + 1 end,
-          lease_expires_at = excluded.lease_expires_at, attention = null,
-          response_status = null, response_headers = null, response_body = null, response_bytes = null,
-          created_at = case when k.expires_at <= excluded.created_at then excluded.created_at else k.created_at end,
-          expires_at = excluded.expires_at
-        where k.expires_at <= excluded.created_at
-          or (k.response_status is null
-            and (k.attention ->> 'reason') is distinct from 'effect-unknown'
-            and k.fingerprint = excluded.fingerprint and k.fingerprint_version = excluded.fingerprint_version
+        ${TAKE_OVER}
             and (k.lease_expires_at is null
               or (k.lease_expires_at <= excluded.created_at and excluded.expires_at < 'infinity')))`,
     },
+    lookUp: lookUpStatement(keys),
     held: {
       id: 'lease_held',
       text: `select attempt, execution_id from ${keys}

@@ -98,6 +98,23 @@ export async function assertUsable(db: Queryable, { schema, citus }: KeyTables, 
   }
 }
 
+/**
+ * A scope, a path, a header or a step's result may hold any character, and one that has no place in the database would be
+ * met only at the request that brings it: on each of its retries.
+ *
+ * @throws Error that says what to create
+ */
+export async function assertHoldsAnyText(db: Queryable): Promise<void> {
+  const rows = await rowsOf<{ server_encoding: string }>(db, 'show server_encoding');
+  const encoding = rows[0]!.server_encoding;
+  if (encoding !== 'UTF8') {
+    throw new Error(
+      `IdempotencyModule: the database keeps its text in ${encoding}, which cannot hold every scope or response. ` +
+        `Use a database in UTF8: create database … encoding 'UTF8' template template0.`,
+    );
+  }
+}
+
 async function currentRole(db: Queryable): Promise<string> {
   const [row] = await rowsOf<{ role: string }>(db, 'select current_user::text as role');
   return row!.role;

@@ -27,6 +27,12 @@ export function epochMs(column: string): string {
   return `extract(epoch from nullif(${column}, 'infinity'))::numeric * 1000`;
 }
 
+/** A part of a statement that deletes keys. By an array: a join is estimated by the batch, and read all steps there are. */
+export function withTheirSteps(deleted: string, steps: string): string {
+  return `gone as (
+              delete from ${steps} where execution_id = any (array(select execution_id from ${deleted})))`;
+}
+
 export const BEGIN = {
   default: { id: 'begin', text: 'begin' },
   'READ UNCOMMITTED': { id: 'begin_ru', text: 'begin isolation level read uncommitted' },

@@ -7,6 +7,8 @@ const LEASED_CLAIM = 'src/modes/lease/leased-claim.ts';
 const STEP_MEMORY = 'src/modes/lease/step-memory.ts';
 const LEASE_SERVICE = 'src/modes/lease/lease.service.ts';
 const LEASE_STORE = 'src/postgres/statements/lease-store.ts';
+const LEASE_STATEMENTS = 'src/postgres/statements/lease-statements.ts';
+const LEASE_CLAIM = 'src/postgres/statements/plain-lease-claim.ts';
 
 /** What `HELD` says, but for the fencing token. */
 const UNFENCED = 'scope = $1::text and key = $2::text and $3::uuid is not null and response_status is null';
@@ -17,7 +19,7 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     expected: ['recorded by a former holder', 'answer without record'],
     changes: [
       {
-        file: LEASE_STORE,
+        file: LEASE_STATEMENTS,
         from: "$8::float8 * interval '1 millisecond'\n          where ${HELD}",
         to: `$8::float8 * interval '1 millisecond'\n          where ${UNFENCED}`,
       },
@@ -28,7 +30,7 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     expected: ['step of a former holder', 'effect doubled', 'finished step run again'],
     changes: [
       {
-        file: LEASE_STORE,
+        file: LEASE_STATEMENTS,
         from: '(select execution_id from ${keys} where ${HELD} for share)',
         to: `(select execution_id from \${keys} where ${UNFENCED} for share)`,
       },
@@ -39,12 +41,12 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     expected: ['step of a former holder', 'effect doubled', 'finished step run again'],
     changes: [
       {
-        file: LEASE_STORE,
+        file: LEASE_STATEMENTS,
         from: '(select execution_id from ${keys} where ${HELD} for share)',
         to: '(select execution_id from ${keys} where ${HELD})',
       },
       {
-        file: LEASE_STORE,
+        file: LEASE_STATEMENTS,
         from: 'select 1 from ${keys} where ${HELD} for share',
         to: 'select 1 from ${keys} where ${HELD}',
       },
@@ -55,7 +57,7 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     expected: ['renewed by a former holder'],
     changes: [
       {
-        file: LEASE_STORE,
+        file: LEASE_STATEMENTS,
         from: "when expires_at = 'infinity' then expires_at end)\n        where ${HELD}",
         to: `when expires_at = 'infinity' then expires_at end)\n        where ${UNFENCED}`,
       },
@@ -66,7 +68,7 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     expected: ['released by a former holder'],
     changes: [
       {
-        file: LEASE_STORE,
+        file: LEASE_STATEMENTS,
         from: "$4::float8 * interval '1 millisecond'\n          where ${HELD}\n          returning execution_id),\n        --",
         to: `$4::float8 * interval '1 millisecond'\n          where ${UNFENCED}\n          returning execution_id),\n        --`,
       },
@@ -75,14 +77,14 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
   {
     name: 'lease: a claim that inserts nothing',
     expected: ['key stuck'],
-    changes: [{ file: LEASE_STORE, from: '(select count(*) from gone) >= 0', to: '(select count(*) from gone) > 0' }],
+    changes: [{ file: LEASE_CLAIM, from: '(select count(*) from gone) >= 0', to: '(select count(*) from gone) > 0' }],
   },
   {
     name: 'lease: taken over although it lives',
     expected: ['live lease taken'],
     changes: [
-      { file: LEASE_STORE, from: ' or taken.lease_expires_at > at', to: '' },
-      { file: LEASE_STORE, from: '(k.lease_expires_at <= excluded.created_at and $10::bool)', to: '$10::bool' },
+      { file: LEASE_CLAIM, from: ' or taken.lease_expires_at > at', to: '' },
+      { file: LEASE_CLAIM, from: '(k.lease_expires_at <= excluded.created_at and $10::bool)', to: '$10::bool' },
     ],
   },
   {
@@ -132,7 +134,7 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     faults: { postgres: true },
     changes: [
       {
-        file: LEASE_STORE,
+        file: LEASE_STATEMENTS,
         from: "durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}` },",
         to: "durable: { id: 'lease_durable', text: 'select 1' },",
       },

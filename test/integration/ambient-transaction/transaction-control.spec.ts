@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { TransactionEndedByHandlerError } from '../../../src/postgres/statements/key-store.js';
+import { TransactionEndedByHandlerError } from '../../../src/postgres/statements/store-errors.js';
 import { behindTheBack } from '../../support/behind-the-back.js';
 import { add } from './helpers.js';
 import { claim, dataSource, effects, inRequest, keys, withTransactions } from './lab.js';

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
-import { KeyStore, type PurgedBatch } from '../../../src/postgres/statements/key-store.js';
+import { ExpiredKeys, type PurgedBatch } from '../../../src/postgres/statements/expired-keys.js';
 import type { Queryable } from '../../../src/postgres/queryable.js';
 import { claimed, complete, pool, recordFor, rowsOf, session, store, withAStore } from './lab.js';
 
@@ -32,11 +32,11 @@ describe('a purge', () => {
     await expired(5);
     await complete('alive');
     const db = queryable(pool);
-    expect(await store.purgeBatch(db, 2)).toMatchObject({ deleted: 2, locked: false });
+    expect(await new ExpiredKeys(db).purgeBatch(2)).toMatchObject({ deleted: 2, locked: false });
     expect(await keys()).toEqual(['alive', 'k3', 'k4', 'k5']);
-    expect(await store.purgeBatch(db, 2)).toMatchObject({ deleted: 2, locked: false });
-    expect(await store.purgeBatch(db, 2)).toMatchObject({ deleted: 1, locked: false });
-    expect(await store.purgeBatch(db, 2)).toMatchObject({ deleted: 0, locked: false });
+    expect(await new ExpiredKeys(db).purgeBatch(2)).toMatchObject({ deleted: 2, locked: false });
+    expect(await new ExpiredKeys(db).purgeBatch(2)).toMatchObject({ deleted: 1, locked: false });
+    expect(await new ExpiredKeys(db).purgeBatch(2)).toMatchObject({ deleted: 0, locked: false });
     expect(await keys()).toEqual(['alive']);
   });
 
@@ -45,7 +45,7 @@ describe('a purge', () => {
     const holder = await session();
     await holder.query('begin');
     await holder.query(`select from idempotency_keys where key in ('k1', 'k3') for update`);
-    expect(await store.purgeBatch(queryable(pool), 10)).toMatchObject({ deleted: 2, locked: false });
+    expect(await new ExpiredKeys(queryable(pool)).purgeBatch(10)).toMatchObject({ deleted: 2, locked: false });
     expect(await keys()).toEqual(['k1', 'k3']);
   });
 
@@ -53,9 +53,9 @@ describe('a purge', () => {
     await expired(1);
     const client = await session();
     const request = await claimed(client, 'k1');
-    await store.purgeBatch(queryable(pool), 10);
+    await new ExpiredKeys(queryable(pool)).purgeBatch(10);
     await store.record(client, recordFor(request), false);
-    expect(await store.purgeBatch(queryable(pool), 10)).toMatchObject({ deleted: 0, locked: false });
+    expect(await new ExpiredKeys(queryable(pool)).purgeBatch(10)).toMatchObject({ deleted: 0, locked: false });
     expect(await keys()).toEqual(['k1']);
   });
 
@@ -63,11 +63,14 @@ describe('a purge', () => {
     await expired(3);
     const [one, other] = [await session(), await session()];
     await one.query('begin');
-    expect(await store.purgeBatch(queryable(one), 1)).toMatchObject({ deleted: 1, locked: false });
-    expect(await store.purgeBatch(queryable(other), 10)).toMatchObject({ deleted: 0, locked: true });
-    expect(await new KeyStore('infra').purgeBatch(queryable(other), 10)).toMatchObject({ deleted: 0, locked: false });
+    expect(await new ExpiredKeys(queryable(one)).purgeBatch(1)).toMatchObject({ deleted: 1, locked: false });
+    expect(await new ExpiredKeys(queryable(other)).purgeBatch(10)).toMatchObject({ deleted: 0, locked: true });
+    expect(await new ExpiredKeys(queryable(other), 'infra').purgeBatch(10)).toMatchObject({
+      deleted: 0,
+      locked: false,
+    });
     await one.query('commit');
-    expect(await store.purgeBatch(queryable(other), 10)).toMatchObject({ deleted: 2, locked: false });
+    expect(await new ExpiredKeys(queryable(other)).purgeBatch(10)).toMatchObject({ deleted: 2, locked: false });
   });
 
   it('goes on where the batch before it ended, also among rows of one instant, whatever the DateStyle', async () => {
@@ -77,13 +80,17 @@ describe('a purge', () => {
     );
     const client = await session();
     await client.query(`set datestyle = 'German, DMY'; set timezone = 'Asia/Kathmandu'`);
-    const first = await store.purgeBatch(queryable(client), 2);
+    const first = await new ExpiredKeys(queryable(client)).purgeBatch(2);
     expect(first).toEqual({ deleted: 2, locked: false, reached: '2026-01-02 03:04:05.678901Z' });
-    const second = await store.purgeBatch(queryable(client), 2, first);
+    const second = await new ExpiredKeys(queryable(client)).purgeBatch(2, first);
     expect(second).toEqual(first);
-    const third = await store.purgeBatch(queryable(client), 2, second);
+    const third = await new ExpiredKeys(queryable(client)).purgeBatch(2, second);
     expect(third).toEqual({ ...first, deleted: 1 });
-    expect(await store.purgeBatch(queryable(client), 2, third)).toEqual({ deleted: 0, locked: false, reached: null });
+    expect(await new ExpiredKeys(queryable(client)).purgeBatch(2, third)).toEqual({
+      deleted: 0,
+      locked: false,
+      reached: null,
+    });
   });
 
   it('reads each index entry about once, also where a snapshot keeps those of deleted rows in it', async () => {
@@ -105,7 +112,7 @@ describe('a purge', () => {
     const before = await entriesRead();
     let batch: PurgedBatch | undefined;
     do {
-      batch = await store.purgeBatch(queryable(client), 10, batch);
+      batch = await new ExpiredKeys(queryable(client)).purgeBatch(10, batch);
     } while (batch.deleted === 10);
     expect(await keys()).toEqual([]);
     const read = (await entriesRead()) - before;
@@ -117,7 +124,7 @@ describe('a purge', () => {
     await expired(200);
     const purge = async (client: PoolClient): Promise<number> => {
       let total = 0;
-      while ((await keys()).length > 0) total += (await store.purgeBatch(queryable(client), 7)).deleted;
+      while ((await keys()).length > 0) total += (await new ExpiredKeys(queryable(client)).purgeBatch(7)).deleted;
       return total;
     };
     const totals = await Promise.all([await session(), await session()].map(purge));
@@ -138,19 +145,17 @@ describe('a purge', () => {
   /** The nodes of the executed plan that touch the table. */
   async function purgePlan(client: PoolClient): Promise<Plan[]> {
     let nodes: Plan[] = [];
-    await store.purgeBatch(
-      {
-        query: async (sql, parameters) => {
-          const explain = await client.query<{ 'QUERY PLAN': [{ Plan: Plan }] }>(
-            `explain (analyze, format json) ${sql}`,
-            parameters,
-          );
-          nodes = allNodes(explain.rows[0]!['QUERY PLAN'][0].Plan);
-          return [{ deleted: 0, locked: false, reached: null }];
-        },
+    const explaining: Queryable = {
+      query: async (sql, parameters) => {
+        const explain = await client.query<{ 'QUERY PLAN': [{ Plan: Plan }] }>(
+          `explain (analyze, format json) ${sql}`,
+          parameters,
+        );
+        nodes = allNodes(explain.rows[0]!['QUERY PLAN'][0].Plan);
+        return [{ deleted: 0, locked: false, reached: null }];
       },
-      100,
-    );
+    };
+    await new ExpiredKeys(explaining).purgeBatch(100);
     return nodes.filter((node) => node['Relation Name'] === 'idempotency_keys');
   }
 
@@ -161,7 +166,7 @@ describe('a purge', () => {
     const [one, other] = [await session(), await session()];
 
     await other.query('begin');
-    await store.purgeBatch(queryable(other), 1);
+    await new ExpiredKeys(queryable(other)).purgeBatch(1);
     const withoutTurn = await purgePlan(one);
     expect(withoutTurn.length).toBeGreaterThanOrEqual(3);
     expect(withoutTurn.filter((node) => node['Actual Rows'] * node['Actual Loops'] > 0)).toEqual([]);

@@ -1,9 +1,9 @@
 import { describe, expect, it } from '@jest/globals';
 import {
   KeyAlreadyRecordedError,
-  KeyStore,
   TransactionEndedByHandlerError,
-} from '../../../src/postgres/statements/key-store.js';
+} from '../../../src/postgres/statements/store-errors.js';
+import { KeyStore } from '../../../src/postgres/statements/key-store.js';
 import { isDefiniteFailure, sqlStateOf } from '../../../src/postgres/sqlstate.js';
 import { waitFor } from '../../support/wait-for.js';
 import {
