@@ -1,6 +1,6 @@
 import { OperatorStore } from '../postgres/statements/operator-store.js';
 import { type CommandContext, print, printJson } from './command.js';
-import { schemaOfTables } from './schema-of-tables.js';
+import { placeOfTables } from './schema-of-tables.js';
 import { durationOf, printTable, sizeOf } from './table.js';
 
 /** Routes and scopes that are told, those with the most keys. */
@@ -8,7 +8,8 @@ const TOP = 10;
 
 export async function stats(context: CommandContext): Promise<void> {
   const { dataSource, json, limit = TOP } = context;
-  const found = await new OperatorStore(dataSource, await schemaOfTables(context)).statistics(limit);
+  const { schema, onCitus } = await placeOfTables(context);
+  const found = await new OperatorStore(dataSource, schema, onCitus).statistics(limit);
   if (json) {
     return printJson(found);
   }

@@ -1,10 +1,10 @@
-import { Body, Controller, Post } from '@nestjs/common';
+import { Body, Controller, Post, ServiceUnavailableException } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { Client } from 'pg';
 import { Column, Entity, PrimaryColumn, type Repository } from 'typeorm';
 import { Idempotent, IdempotencyContext } from '../../src/index.js';
-import { databaseUrl } from '../support/database.js';
-import { WORKERS } from '../support/citus.js';
+import { createTestDatabase, databaseUrl, type TestDatabase } from '../support/database.js';
+import { type CitusKind, turnTablesIntoCitus, WORKERS } from '../support/citus.js';
 import { randomUUID } from 'node:crypto';
 
 /** On another node than most keys. */
@@ -44,7 +44,28 @@ export class ShopController {
     await context.step('after', () => undefined);
     return { id, body };
   }
+
+  @Post('failing-leases')
+  @Idempotent({ mode: 'lease' })
+  async failingLease(@IdempotencyContext() context: IdempotencyContext): Promise<never> {
+    await context.step('order', () => undefined);
+    throw new ServiceUnavailableException();
+  }
 }
+
+/** A database with keys in tables of this kind. */
+export async function databaseOf(kind: CitusKind): Promise<TestDatabase> {
+  const database = await createTestDatabase();
+  if (kind !== 'distributed') {
+    await undistribute(database.url);
+    await turnTablesIntoCitus(kind, database.url);
+  }
+  return database;
+}
+
+/** Plain tables again. */
+export const undistribute = (url: string): Promise<unknown[]> =>
+  rowsOn(url, `select undistribute_table('idempotency_keys'), undistribute_table('idempotency_steps')`);
 
 /** The database as an application sees it that is connected to one node or another. */
 export function urlsOf(coordinatorUrl: string): string[] {

@@ -2,12 +2,12 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { IdempotencyService } from '../../src/index.js';
-import { CITUS_KINDS, MANAGED_BY_DEFAULT, turnTablesIntoCitus, WORKERS } from '../support/citus.js';
-import { createTestDatabase, type TestDatabase } from '../support/database.js';
+import { CITUS_KINDS } from '../support/citus.js';
+import type { TestDatabase } from '../support/database.js';
 import type { RawResponse } from '../support/raw-http.js';
 import { createTestApp, inTurn, type TestApp } from '../support/test-app.js';
 import { waitFor } from '../support/wait-for.js';
-import { crash, Order, ORDERS, rowsOn, ShopController, urlsOf } from './shop.js';
+import { crash, databaseOf, Order, ORDERS, rowsOn, ShopController, urlsOf } from './shop.js';
 
 const STORM = { keys: 40, duplicates: 6 };
 const KILLS = { rounds: 6, clients: 8, everyMs: 2_500 };
@@ -17,14 +17,7 @@ describe.each(CITUS_KINDS)('keys in %s tables, beside orders on other nodes', (k
   let apps: TestApp[];
 
   beforeAll(async () => {
-    database = await createTestDatabase();
-    if (kind !== 'distributed') {
-      await rowsOn(
-        database.url,
-        `select undistribute_table('idempotency_keys'), undistribute_table('idempotency_steps')`,
-      );
-      await turnTablesIntoCitus(kind, database.url);
-    }
+    database = await databaseOf(kind);
     await rowsOn(database.url, ORDERS);
     // One application is connected to the coordinator, the other to a worker: neither sees the other's advisory locks.
     apps = [];
@@ -142,47 +135,4 @@ describe.each(CITUS_KINDS)('keys in %s tables, beside orders on other nodes', (k
     const counted = await orders();
     expect(asked.filter(({ key }) => counted.get(key) !== 1)).toEqual([]);
   }, 300_000);
-});
-
-describe('plain tables of keys on a cluster', () => {
-  let database: TestDatabase;
-
-  beforeAll(async () => {
-    database = await createTestDatabase();
-    await rowsOn(
-      database.url,
-      `select undistribute_table('idempotency_keys'), undistribute_table('idempotency_steps')`,
-    );
-  });
-
-  afterAll(() => database.drop());
-
-  it('are refused beside distributed tables, until one of the remedies was run, or nobody writes to those', async () => {
-    await rowsOn(database.url, ORDERS);
-    const start = async (localWrites?: true) => {
-      await (
-        await createTestApp({ adapter: 'express', databaseUrl: database.url, idempotency: { localWrites } })
-      ).close();
-    };
-    const error = await start().then(
-      () => undefined,
-      (reason: Error) => reason,
-    );
-    expect(error?.message).toMatch(/is a plain table beside distributed ones \(orders\)/);
-    await start(true);
-    const remedies = [...error!.message.matchAll(/select (?:citus_add|create_dist)[^;]*;/g)].map(([sql]) => sql);
-    expect(remedies).toHaveLength(4);
-    await rowsOn(database.url, `set ${MANAGED_BY_DEFAULT}; ${remedies.slice(0, 2).join(' ')}`);
-    await start();
-    await rowsOn(
-      database.url,
-      `select undistribute_table('idempotency_keys'), undistribute_table('idempotency_steps')`,
-    );
-    await rowsOn(database.url, remedies.slice(2).join(' '));
-    await start();
-  });
-
-  it('has workers at all', () => {
-    expect(WORKERS.length).toBeGreaterThan(0);
-  });
 });

@@ -44,11 +44,6 @@ async function copyTemplate(client: Client, name: string, deadline: number): Pro
     await client.query(`create database ${name} template ${environment('TEST_DATABASE_TEMPLATE')} ${how}`);
   } catch (error) {
     if ((error as DatabaseError).code !== OBJECT_IN_USE || performance.now() > deadline) throw error;
-    if (WORKERS.length > 0) {
-      // Citus keeps a worker of its own in each database, which comes back now and then.
-      const sessions = 'select pg_terminate_backend(pid) from pg_stat_activity where datname = $1';
-      await client.query(sessions, [environment('TEST_DATABASE_TEMPLATE')]);
-    }
     await delay(50);
     await copyTemplate(client, name, deadline);
   }

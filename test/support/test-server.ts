@@ -51,10 +51,21 @@ export async function startTestServer(): Promise<void> {
   }
   if (WORKERS.length > 0) {
     await turnTablesIntoCitus(process.env['TEST_CITUS_KIND'] as CitusKind, databaseUrl(serverUrl, name));
+    await closeTemplate(serverUrl, name);
     process.env['TEST_DATABASE_STRATEGY'] = 'strategy file_copy';
   }
   process.env['TEST_DATABASE_URL'] = serverUrl;
   process.env['TEST_DATABASE_TEMPLATE'] = name;
+}
+
+/** Citus keeps a process of its own in each database, which would come back whenever it was ended. */
+async function closeTemplate(serverUrl: string, name: string): Promise<void> {
+  for (const url of [serverUrl, ...WORKERS]) {
+    await onServer(url, async (client) => {
+      await client.query(`alter database ${name} allow_connections false`);
+      await client.query('select pg_terminate_backend(pid) from pg_stat_activity where datname = $1', [name]);
+    });
+  }
 }
 
 export async function stopTestServer(): Promise<void> {

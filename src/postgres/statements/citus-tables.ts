@@ -65,20 +65,26 @@ export async function adviceOnPlainTables(db: Queryable, tables: readonly string
  *
  * @throws Error that says what to run
  */
-export function assertCommitsTogether({ plain, elsewhere }: CitusTables, schema: string): void {
+export function assertCommitsTogether({ plain, keysElsewhere, elsewhere }: CitusTables, schema: string): void {
   if (plain.length === 0 || elsewhere === undefined) {
     return;
   }
-  const name = (table: string): string => `'${tableName(table, schema).replaceAll("'", "''")}'`;
-  const local = [KEYS_TABLE, STEPS_TABLE].map((table) => `select citus_add_local_table_to_metadata(${name(table)});`);
-  const distributed = [
-    `select create_distributed_table(${name(KEYS_TABLE)}, 'key', colocate_with => 'none');`,
-    `select create_distributed_table(${name(STEPS_TABLE)}, 'execution_id', colocate_with => 'none');`,
-  ];
+  const call = (name: string, table: string, rest = ''): string =>
+    `select ${name}('${table.replaceAll("'", "''")}'${rest});`;
+  const local = plain.map((table) => call('citus_add_local_table_to_metadata', table));
+  const distributed = plain.map((table) =>
+    call(
+      'create_distributed_table',
+      table,
+      `, '${table === tableName(KEYS_TABLE, schema) ? 'key' : 'execution_id'}', colocate_with => 'none'`,
+    ),
+  );
+  const remedies = [local.join(' '), distributed.join(' ')];
+  // What a migration has added to keys that Citus has: steps go where these are.
+  const remedy = plain.length === 2 ? `either ${remedies.join(' or ')}` : remedies[keysElsewhere ? 1 : 0]!;
   throw new Error(
     `the table ${plain[0]} is a plain table beside distributed ones (${elsewhere}), and Citus does not commit the two ` +
-      `together: a crash can keep a handler's writes without its key. Run, on the coordinator, either ` +
-      `${local.join(' ')} or ${distributed.join(' ')} If no handler with @Idempotent() writes to such a table, say so ` +
-      `by the option \`localWrites: true\`.`,
+      `together: a crash can keep a handler's writes without its key. Run, on the coordinator, ${remedy} If no handler ` +
+      `with @Idempotent() writes to such a table, say so by the option \`localWrites: true\`.`,
   );
 }

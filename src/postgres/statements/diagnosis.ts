@@ -130,19 +130,21 @@ export class Diagnosis {
     return facts!;
   }
 
-  /** By the index on the expiry alone: what waits for an operator never expires. */
+  /** By the index on the expiry alone: what waits for an operator never expires. Two looks, for Citus, which takes no other. */
   async keys(schema: string): Promise<KeyFacts> {
     const keys = tableName(KEYS_TABLE, schema);
-    const [facts] = await rowsOf<KeyFacts>(
+    const [due] = await rowsOf<Pick<KeyFacts, 'purgeLagSeconds'>>(
       this.db,
-      `select
-         coalesce((select extract(epoch from clock_timestamp() - min(expires_at)) from ${keys}
-           where expires_at <= clock_timestamp()), 0)::float8 as "purgeLagSeconds",
-         count(*)::int4 as waiting,
+      `select coalesce(extract(epoch from clock_timestamp() - min(expires_at)), 0)::float8 as "purgeLagSeconds"
+       from ${keys} where expires_at <= clock_timestamp()`,
+    );
+    const [waiting] = await rowsOf<Omit<KeyFacts, 'purgeLagSeconds'>>(
+      this.db,
+      `select count(*)::int4 as waiting,
          coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8 as "oldestWaitingSeconds"
        from ${keys} where expires_at = 'infinity' and ${UNFINISHED_STATE} = 'interrupted'`,
     );
-    return facts!;
+    return { ...due!, ...waiting! };
   }
 
   /** Whether this session keeps statements that were prepared by name, as pg sends them: some poolers forget them. */

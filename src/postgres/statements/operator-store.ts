@@ -88,6 +88,8 @@ export class OperatorStore {
   constructor(
     private readonly db: Queryable,
     schema: string | undefined,
+    /** Whether the tables are those of Citus: see {@link KeyTables.isDistributed}. */
+    private readonly isDistributed = false,
   ) {
     this.keys = tableName(KEYS_TABLE, schema);
     this.steps = tableName(STEPS_TABLE, schema);
@@ -203,7 +205,15 @@ export class OperatorStore {
   private async disk(): Promise<KeyStatistics['disk']> {
     const [row] = await rowsOf<Record<keyof KeyStatistics['disk'], number>>(
       this.db,
-      `with recursive family as (
+      this.isDistributed ? this.diskOfShards : this.diskHere,
+      [this.keys, this.steps],
+    );
+    const { keysBytes, indexesBytes, stepsBytes, deadRows } = row!;
+    return { keysBytes, indexesBytes, stepsBytes, deadRows };
+  }
+
+  private get diskHere(): string {
+    return `with recursive family as (
          select table_name, table_name::regclass::oid as relid from unnest(array[$1::text, $2::text]) as table_name
          union all
          select f.table_name, i.inhrelid from family f join pg_inherits i on i.inhparent = f.relid),
@@ -213,11 +223,17 @@ export class OperatorStore {
          from family f left join pg_stat_all_tables s on s.relid = f.relid group by 1)
        select keys.heap as "keysBytes", keys.indexes as "indexesBytes", steps.heap + steps.indexes as "stepsBytes",
          keys.dead as "deadRows"
-       from sizes keys, sizes steps where keys.of_keys and not steps.of_keys`,
-      [this.keys, this.steps],
-    );
-    const { keysBytes, indexesBytes, stepsBytes, deadRows } = row!;
-    return { keysBytes, indexesBytes, stepsBytes, deadRows };
+       from sizes keys, sizes steps where keys.of_keys and not steps.of_keys`;
+  }
+
+  /** A table of Citus is empty itself, and all is in its shards. */
+  private get diskOfShards(): string {
+    return `select citus_table_size(keys)::float8 as "keysBytes",
+         (citus_total_relation_size(keys) - citus_table_size(keys))::float8 as "indexesBytes",
+         citus_total_relation_size($2::text::regclass)::float8 as "stepsBytes",
+         (select coalesce(sum(result::float8), 0) from run_command_on_shards(keys,
+           $$select n_dead_tup from pg_stat_all_tables where relid = '%s'::regclass$$) where success) as "deadRows"
+       from (select $1::text::regclass as keys) tables`;
   }
 }
 
