@@ -3,22 +3,26 @@
  * NestJS: 4 and 4 with 10, 5 and 5 with 11 and 12; every cell runs both.
  */
 
-/** From the oldest of everything to the newest; @nestjs/typeorm 10 knows no TypeORM 1. */
+/**
+ * From the oldest of everything to the newest, with the first release of each major of NestJS and TypeORM among them.
+ * @nestjs/typeorm 10 knows no TypeORM 1.
+ */
 export const CELLS = [
-  { node: '20.19.0', nestjs: '10.4.0', typeorm: '0.3.20', postgres: 13 },
-  { node: '22', nestjs: '10.4', typeorm: '0.3.31', postgres: 16 },
-  { node: '22', nestjs: '11', typeorm: '0.3.20', postgres: 14 },
-  { node: '24', nestjs: '11', typeorm: '1', postgres: 15 },
-  { node: '20.19.0', nestjs: '12', typeorm: '0.3.20', postgres: 13 },
-  { node: '24', nestjs: '12', typeorm: '0.3.31', postgres: 17 },
-  { node: '26', nestjs: '12', typeorm: '1', postgres: 18 },
+  { node: '20.19.0', nestjs: '10.4.0', typeorm: '0.3.20', pg: '8.11.0', postgres: 13 },
+  { node: '26', nestjs: '12', typeorm: '1', pg: '8', postgres: 18 },
+  { node: '22', nestjs: '11.0.0', typeorm: '0.3.20', pg: '8', postgres: 14 },
+  { node: '24', nestjs: '11', typeorm: '1.0.0', pg: '8', postgres: 15 },
+  { node: '22', nestjs: '10.4', typeorm: '0.3.31', pg: '8', postgres: 16 },
+  { node: '20.19.0', nestjs: '12.0.0', typeorm: '1', pg: '8', postgres: 13 },
+  { node: '24', nestjs: '12', typeorm: '0.3.31', pg: '8', postgres: 17 },
+  { node: '26', nestjs: '11', typeorm: '0.3.31', pg: '8', postgres: 18 },
 ];
 
 /** For CI: what is not named is the repository's own, which `npm test` has run on. */
 export const REDUCED_CELLS = [{ typeorm: '0.3.20' }, { typeorm: '0.3.31' }];
 
 /** Uploads by NestJS' own interceptors on Fastify: those came with NestJS 12. */
-export const NOT_BEFORE_12 = ['test/e2e/fingerprint-adapters.spec.ts', 'test/e2e/uploads/'];
+export const NOT_BEFORE_12 = ['test/e2e/fingerprints/', 'test/e2e/uploads/'];
 
 /** The newest @fastify/multipart for the Fastify that comes with each major of NestJS. */
 const MULTIPART = { 10: '8', 11: '9', 12: '10' };
@@ -34,7 +38,7 @@ const POSTGRES = {
 };
 
 /** What is installed over the packages of the repository. */
-export function packagesOf({ nestjs, typeorm }) {
+export function packagesOf({ nestjs, typeorm, pg }) {
   if (nestjs === undefined) {
     return [`typeorm@${typeorm}`];
   }
@@ -46,6 +50,7 @@ export function packagesOf({ nestjs, typeorm }) {
     `@nestjs/typeorm@${major}`,
     `@fastify/multipart@${MULTIPART[major]}`,
     `typeorm@${typeorm}`,
+    `pg@${pg}`,
   ];
 }
 
