@@ -8,7 +8,7 @@
  * @nestjs/typeorm 10 knows no TypeORM 1.
  */
 export const CELLS = [
-  { node: '20.19.0', nestjs: '10.4.0', typeorm: '0.3.20', pg: '8.11.0', postgres: 13 },
+  { node: '20.19.0', nestjs: '10.4.0', typeorm: '0.3.20', pg: '8.15.0', postgres: 13 },
   { node: '26', nestjs: '12', typeorm: '1', pg: '8', postgres: 18 },
   { node: '22', nestjs: '11.0.0', typeorm: '0.3.20', pg: '8', postgres: 14 },
   { node: '24', nestjs: '11', typeorm: '1.0.0', pg: '8', postgres: 15 },

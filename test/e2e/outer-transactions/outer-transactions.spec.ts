@@ -26,16 +26,16 @@ describe.each(ADAPTERS)('an interceptor with a transaction of its own, on %s', (
   });
 
   /** A replay is sent by what runs within the interceptor, whose own COMMIT comes a moment later. */
-  const areNoneLeft = (): Promise<void> =>
-    waitFor(
-      async () => {
-        const [{ open }] = (await test.dataSource.query(
-          `select count(*)::int as open from pg_stat_activity where datname = current_database() and state like 'idle in%'`,
-        )) as [{ open: number }];
-        return open === 0;
-      },
-      { what: 'every transaction to have ended' },
-    );
+  const countOpen = async (): Promise<number> => {
+    const [{ open }] = (await test.dataSource.query(
+      `select count(*)::int as open from pg_stat_activity where datname = current_database() and state like 'idle in%'`,
+    )) as [{ open: number }];
+    return open;
+  };
+  /** A replay is sent by what runs within the interceptor, whose own COMMIT comes a moment later. */
+  const areNoneLeft = async (): Promise<void> => {
+    await waitFor(async () => (await countOpen()) === 0, { what: 'every transaction to have ended' });
+  };
 
   it.each(['around', 'around-by-callback', 'around-a-reader', 'around-by-sql', 'around-a-step'])(
     'whose connection the handler uses fails with what to do: %s',
