@@ -98,7 +98,7 @@ describe.each(ADAPTERS)("pg's own client in a handler, on %s", (adapter) => {
       const met: unknown[] = [];
       const response = await post(async (client) => {
         await client.query(`insert into notes values ('before')`);
-        for (const sql of ['commit', 'select 1; rollback', "prepare transaction 'x'", 'begin']) {
+        for (const sql of ['commit', 'select 1; rollback', "prepare transaction 'x'", 'begin; select 1']) {
           met.push(await FORMS[form]!(client, sql));
         }
         await client.query(`insert into notes values ('after')`);

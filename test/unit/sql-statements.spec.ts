@@ -1,5 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { fitsCursor, isRead, transactionControlIn } from '../../src/postgres/ambient/sql-statements.js';
+import { type Boundary, boundaryIn } from '../../src/postgres/ambient/transaction-boundary.js';
 import type { SqlText } from '../../src/postgres/ambient/sql-scanner.js';
 
 describe('transaction control', () => {
@@ -181,5 +182,36 @@ describe('a cursor', () => {
     'select * into b from a',
   ])('is not for %s', (sql) => {
     expect(fitsCursor(sql)).toBe(false);
+  });
+});
+
+describe('boundaryIn', () => {
+  it.each<[string, Boundary | undefined]>([
+    ['begin', { begins: { isolation: undefined, isReadOnly: false } }],
+    ['BEGIN WORK;', { begins: { isolation: undefined, isReadOnly: false } }],
+    ['/* a */ start transaction -- b\n;;', { begins: { isolation: undefined, isReadOnly: false } }],
+    [
+      'begin read only, isolation level repeatable read',
+      { begins: { isolation: 'REPEATABLE READ', isReadOnly: true } },
+    ],
+    [
+      'begin isolation level serializable read write not deferrable',
+      { begins: { isolation: 'SERIALIZABLE', isReadOnly: false } },
+    ],
+    ['END TRANSACTION', { ends: 'commit' }],
+    ['commit;', { ends: 'commit' }],
+    ['abort', { ends: 'roll back' }],
+    ['rollback work', { ends: 'roll back' }],
+    ['rollback to savepoint one', undefined],
+    ['rollback and chain', undefined],
+    ['commit prepared $$x$$', undefined],
+    ['begin; select 1', undefined],
+    ['commit; begin', undefined],
+    ['begin isolation level read', undefined],
+    ['begin,', undefined],
+    ['select 1', undefined],
+    ["select 'begin'", undefined],
+  ])('%s', (sql, boundary) => {
+    expect(boundaryIn(sql)).toEqual(boundary);
   });
 });

@@ -12,7 +12,7 @@ import { handleOfJoined } from './joined-runner.js';
 import { type DatabaseConnection, queryBy } from '../database-connection.js';
 import { lend, type LentClient } from './lent-client.js';
 import type { CommitAnswer, OwnedTransaction, TransactionState } from '../owned-transaction.js';
-import type { Lead } from './session.js';
+import type { Borrower, Lead, Lender } from './session.js';
 import { Scope, type ScopedTransaction, type ScopeFlows } from './transaction-scope.js';
 import { type Send, shown } from './waiting-statement.js';
 
@@ -23,12 +23,12 @@ const CLIENT_TAKEN_BACK =
 const SUBSCRIBER_PATIENCE_MS = 5_000;
 
 /** The transaction of one claimed request, or of one step, as what runs in it sees it. */
-export class AmbientTransaction implements ScopedTransaction {
+export class AmbientTransaction implements ScopedTransaction, Lender {
   /** @internal Of SQL, that somebody may still read from. */
   openCursors = 0;
   private isUndone = false;
   private isEnding = false;
-  private lent: LentClient | undefined;
+  private readonly lent = new Map<Borrower, LentClient>();
   private readonly left = deferred();
   /** @internal */
   readonly root: Scope;
@@ -41,7 +41,8 @@ export class AmbientTransaction implements ScopedTransaction {
   cannotCommitBecause: Error | undefined;
   /** Subscribers were told of its start, and are to be told of its end. */
   private isAnnounced = false;
-  private isCommitting = false;
+  /** @internal */
+  isCommitting = false;
   private isSending = false;
   private readonly aftermath: Aftermath;
 
@@ -58,17 +59,21 @@ export class AmbientTransaction implements ScopedTransaction {
   }
 
   /** @internal Where TypeORM's own code asks to send a statement, that statement has its turn. */
-  get client(): PoolClient {
-    return this.isSending ? this.connection.client : this.lendClient();
+  clientFor(borrower: Borrower): PoolClient {
+    return this.isSending ? this.connection.client : this.lendTo(borrower).client;
   }
 
-  /** pg's client, for as long as the transaction is open. */
-  private lendClient(): PoolClient {
-    this.lent ??= lend(this.connection.client, this.connection.openQueries, () => {
-      const isOver = this.isUndone || this.owned.isEnding;
-      return isOver ? (refusalOf(this.state) ?? new Error(CLIENT_TAKEN_BACK)) : undefined;
-    });
-    return this.lent.client;
+  private lendTo(borrower: Borrower): LentClient {
+    const { client, openQueries } = this.connection;
+    const lent = this.lent.get(borrower) ?? lend(client, openQueries, borrower, this);
+    this.lent.set(borrower, lent);
+    return lent;
+  }
+
+  /** @internal */
+  refusal(): Error | undefined {
+    const isOver = this.isUndone || this.owned.isEnding;
+    return isOver ? (refusalOf(this.state) ?? new Error(CLIENT_TAKEN_BACK)) : undefined;
   }
 
   get connection(): DatabaseConnection {
@@ -263,7 +268,7 @@ export class AmbientTransaction implements ScopedTransaction {
     await this.owned.over;
     this.aftermath.over();
     this.left.resolve();
-    this.lent?.takeBack();
+    this.lent.forEach((lent) => lent.takeBack());
   }
 
   /**

@@ -1,6 +1,7 @@
 import type { PoolClient } from 'pg';
 import type { OpenQueries } from '../open-queries.js';
-import { transactionControlError } from './transaction-control.js';
+import { LentStatements } from './lent-statements.js';
+import type { Borrower, Lender } from './session.js';
 
 type Listener = (...given: unknown[]) => void;
 
@@ -15,26 +16,20 @@ export interface LentClient {
 }
 
 /**
- * pg's own client, for what TypeORM has no means of (COPY, a cursor of one's own), until the transaction is over. Who is
- * given one by TypeORM may release or even end it; here the connection is in use beyond that, by the record at the
- * latest, and afterwards by another request. The transaction is not its to end, either.
+ * pg's own client, for what TypeORM has no means of (COPY, a cursor of one's own, other libraries), until the transaction
+ * is over. Who is given one by TypeORM may release or even end it; here the connection is in use beyond that, by the
+ * record at the latest, and afterwards by another request. The transaction is not its to end, either: one that it begins
+ * is a savepoint.
  *
  * @param open learns of what is handed in
- * @param refusal says why a statement that comes when the transaction is over cannot run
  */
-export function lend(client: PoolClient, open: OpenQueries, refusal: () => Error | undefined): LentClient {
+export function lend(client: PoolClient, open: OpenQueries, borrower: Borrower, lender: Lender): LentClient {
   const listeners: [event: string, listener: Listener][] = [];
+  const statements = new LentStatements(client, open, borrower, lender);
   const own: Record<PropertyKey, unknown> = {
     release: () => undefined,
     end: (callback?: () => void) => (callback === undefined ? Promise.resolve() : process.nextTick(callback)),
-    query: (...given: unknown[]) => {
-      const error = refusal() ?? transactionControlError(given[0]);
-      if (error !== undefined) {
-        return refuse(error, given);
-      }
-      open.note(given[0]);
-      return (client.query as (...given: unknown[]) => unknown)(...given);
-    },
+    query: (...given: unknown[]) => statements.take(given),
   };
   const proxy: PoolClient = new Proxy(client, {
     get(target, property) {
@@ -58,21 +53,4 @@ export function lend(client: PoolClient, open: OpenQueries, refusal: () => Error
     client: proxy,
     takeBack: () => listeners.forEach(([event, listener]) => client.off(event as 'error', listener)),
   };
-}
-
-/** In each of the ways in which pg tells of an error: by a callback, by the query object, by a promise. */
-function refuse(error: Error, [query, ...others]: unknown[]): unknown {
-  const object = Object(query) as { handleError?: unknown; callback?: unknown };
-  const callback = object.callback ?? others.find((given) => typeof given === 'function');
-  const { handleError } = object;
-  if (typeof handleError === 'function') {
-    object.callback = callback;
-    process.nextTick(() => void Reflect.apply(handleError, query, [error]));
-    return query;
-  }
-  if (typeof callback === 'function') {
-    process.nextTick(() => void Reflect.apply(callback, undefined, [error]));
-    return undefined;
-  }
-  return Promise.reject(error);
 }

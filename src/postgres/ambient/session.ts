@@ -4,6 +4,7 @@ import type { IsolationLevel } from '../../protocol/options.js';
 import type { AfterCommitCallback } from '../../util/after-commit.js';
 import type { Aftermath } from '../../util/late-work.js';
 import type { TransactionState } from '../owned-transaction.js';
+import type { Beginning, Ending } from './transaction-boundary.js';
 import type { Execute } from './waiting-statement.js';
 
 /** What TypeORM's subscribers are told, as its broadcaster names it. */
@@ -24,6 +25,25 @@ export interface Lead {
   /** What tells subscribers of what `runner` does, as if it was this one. */
   speakFor(runner: Spoken): Broadcaster;
   fallSilent(runner: Spoken): void;
+}
+
+/** Whose connection pg's client would be outside; in a transaction of the library its statements have their turns by it. */
+export interface Borrower {
+  /** Runs `work` when it is the turn of where the running code is. @throws where that was undone */
+  inTurn<T>(work: () => Promise<T>): Promise<T>;
+  /** Whether there is a transaction that it may end: begun by it and not ended. */
+  readonly isInOwnTransaction: boolean;
+  beginBySql(beginning: Beginning): Promise<void>;
+  /** Answers how it has ended: COMMIT rolls back where a statement has failed. */
+  endBySql(how: Ending): Promise<Ending>;
+}
+
+/** The transaction itself. */
+export interface Lender {
+  /** Its record has the turn, or is to have it, and waits for what its client is still handed. */
+  readonly isCommitting: boolean;
+  /** Why a statement that comes when the transaction is over cannot run. */
+  refusal(): Error | undefined;
 }
 
 /** What is known of asynchronous flows, and where each of them is. */
@@ -65,7 +85,7 @@ export interface Session<Scope> {
   /** Whether it is nobody's business any more. */
   readonly isForgotten: boolean;
   /** pg's client, for as long as the transaction is open. */
-  readonly client: PoolClient;
+  clientFor(borrower: Borrower): PoolClient;
   /** Settles with its end, or when the handler's writes are to be undone. */
   readonly untilOver: Promise<void>;
   /** For what is read of the entities that were made in it; none where they are nobody's any more. */

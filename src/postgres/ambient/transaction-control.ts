@@ -12,6 +12,7 @@ export function transactionControlError(query: unknown): Error | undefined {
     ? undefined
     : new Error(
         `"${control}" would end the transaction of this idempotent request. ` +
-          'Use DataSource.transaction() or a QueryRunner for a nested transaction; the request itself commits when its response is recorded.',
+          'For a nested transaction use DataSource.transaction(), a QueryRunner, or BEGIN by the client that its connect() answers with; ' +
+          'the request itself commits when its response is recorded.',
       );
 }

@@ -7,10 +7,12 @@ import {
 import { IdempotencyTransactionFailedException } from '../../protocol/exceptions.js';
 import type { IsolationLevel } from '../../protocol/options.js';
 import type { TransactionState } from '../owned-transaction.js';
+import { SQLSTATE, sqlStateOf } from '../sqlstate.js';
 import { queryBy } from '../database-connection.js';
 import { streamIn } from './cursor-stream.js';
+import type { Beginning, Ending } from './transaction-boundary.js';
 import { transactionControlError } from './transaction-control.js';
-import type { Broadcaster, Lead, Spoken, TransactionEvent } from './session.js';
+import type { Borrower, Broadcaster, Lead, Spoken, TransactionEvent } from './session.js';
 import type { Scope } from './transaction-scope.js';
 import type { Send } from './waiting-statement.js';
 
@@ -36,7 +38,7 @@ const OWN_RUNNER: PropertyDescriptor & ThisType<{ readonly [RUNNER_OF_MANAGER]: 
 };
 
 /** What a QueryRunner of a transaction knows and does. */
-export class RunnerHandle implements Lead, Spoken {
+export class RunnerHandle implements Lead, Spoken, Borrower {
   /** Nested transactions that were started by it and not ended, innermost last. It ends no others. */
   private readonly begun: Scope[] = [];
   private hasBegun = false;
@@ -166,7 +168,7 @@ export class RunnerHandle implements Lead, Spoken {
   async connect(): Promise<unknown> {
     this.home.transaction.assertNotLost();
     if (this.state === 'open') {
-      return this.home.transaction.client;
+      return this.home.transaction.clientFor(this);
     }
     this.isConnected = true;
     return this.lateRunner().connect();
@@ -269,6 +271,42 @@ export class RunnerHandle implements Lead, Spoken {
     }
   }
 
+  /** @internal */
+  inTurn<T>(work: () => Promise<T>): Promise<T> {
+    return this.scope().inTurn(work);
+  }
+
+  /** @internal */
+  get isInOwnTransaction(): boolean {
+    return this.begun.length > this.lent;
+  }
+
+  /** @internal */
+  async beginBySql({ isolation, isReadOnly }: Beginning): Promise<void> {
+    const nested = this.scope().begin(isolation, { isSilent: true, isReadOnly });
+    this.begun.push(nested);
+    this.hasBegun = true;
+    this.home.transaction.transactions.presumablyGoInto(nested);
+    try {
+      await nested.entered;
+    } catch (error) {
+      this.begun.splice(this.begun.indexOf(nested), 1);
+      throw error;
+    }
+  }
+
+  /** @internal */
+  async endBySql(how: Ending): Promise<Ending> {
+    const nested = this.begun.at(-1)!;
+    const isCommitted = how === 'commit' && (await released(nested));
+    this.begun.splice(this.begun.indexOf(nested), 1);
+    if (isCommitted) {
+      return 'commit';
+    }
+    await this.rollBack(nested);
+    return 'roll back';
+  }
+
   /** For a callback: only who calls it ends the transaction, none where the runner is late. */
   lend(): Scope | undefined {
     this.lent = this.begun.length > 0 ? 1 : 0;
@@ -285,7 +323,7 @@ export class RunnerHandle implements Lead, Spoken {
       await this.endLate(this.late, how);
       return;
     }
-    const nested = this.begun.length > this.lent ? this.begun.at(-1) : undefined;
+    const nested = this.isInOwnTransaction ? this.begun.at(-1) : undefined;
     if (nested === undefined) {
       this.endPresumed(how);
       return;
@@ -348,6 +386,19 @@ class UndoneByRunnerError extends IdempotencyTransactionFailedException {
       'The handler rolled a QueryRunner back that had begun no transaction of its own, so all it did was undone. ' +
         'Begin one whatever `isTransactionActive` says, or let the error through.',
     );
+  }
+}
+
+/** False where a statement in it has failed: COMMIT is a ROLLBACK then, and no error. */
+async function released(scope: Scope): Promise<boolean> {
+  try {
+    await scope.release();
+    return true;
+  } catch (error) {
+    if (sqlStateOf(error) === SQLSTATE.inFailedSqlTransaction) {
+      return false;
+    }
+    throw error;
   }
 }
 

@@ -14,6 +14,12 @@ export type ScopedTransaction = Session<Scope>;
 
 export type ScopeFlows = Flows<Scope>;
 
+export interface ScopeKind {
+  /** Begun by SQL: subscribers are not told of it, as they are not outside. */
+  isSilent?: boolean;
+  isReadOnly?: boolean;
+}
+
 /** So long nothing happens in a nested transaction before it is presumed to await a statement that waits for its end. */
 const STALL_MS = 20;
 
@@ -58,6 +64,7 @@ export class Scope {
     private readonly parent?: Scope,
     /** Without one it is only a turn, in which several things come together. */
     private readonly hasSavepoint = parent !== undefined,
+    private readonly kind: ScopeKind = {},
   ) {
     this.state = hasSavepoint ? 'entering' : 'open';
     this.savepoint = hasSavepoint ? transaction.nextName() : '';
@@ -137,9 +144,9 @@ export class Scope {
   }
 
   /** Starts a nested scope; its statements wait until it has had its turn and its savepoint is set. */
-  begin(isolation: IsolationLevel | undefined): Scope {
+  begin(isolation: IsolationLevel | undefined, kind?: ScopeKind): Scope {
     assertIsolation(isolation, this.transaction.isolation);
-    const nested = new Scope(this.transaction, this);
+    const nested = new Scope(this.transaction, this, true, kind);
     nested.entered = new Promise((resolve, reject) => {
       this.inTurn((turn) => turn.hold(nested, resolve)).catch((error: unknown) => {
         nested.close('undone');
@@ -154,9 +161,12 @@ export class Scope {
   release(): Promise<void> {
     return this.lane.run(async () => {
       this.live(); // refuses where the scope around was rolled back meanwhile
-      await this.transaction.execute(`release savepoint ${this.savepoint}`);
+      const { savepoint } = this;
+      // One that could only read has written nothing, and is undone for what followed could only read, too.
+      const undo = this.kind.isReadOnly ? `rollback to savepoint ${savepoint}; ` : '';
+      await this.transaction.execute(`${undo}release savepoint ${savepoint}`);
       this.afterCommit.moveTo(this.parent!.afterCommit);
-      if (this.announces) {
+      if (this.transaction.transactions.announcesTransactions) {
         this.parent!.kept.push(...this.committing);
       }
       this.close('released');
@@ -209,7 +219,7 @@ export class Scope {
   }
 
   get announces(): boolean {
-    return this.transaction.transactions.announcesTransactions;
+    return !this.kind.isSilent && this.transaction.transactions.announcesTransactions;
   }
 
   /** Tells TypeORM's subscribers, from within the transaction. */
@@ -230,13 +240,13 @@ export class Scope {
 
   /** All that commits with it, itself last. */
   get committing(): readonly Scope[] {
-    return [...this.kept, this];
+    return this.kind.isSilent ? this.kept : [...this.kept, this];
   }
 
   /** The runner that stands for this scope: its manager is that of the transaction. */
   get lead(): Lead {
-    const isTurn = this.parent !== undefined && !this.hasSavepoint;
-    return (this.leader ??= isTurn ? this.parent.lead : this.transaction.createLead(this));
+    const isLedByAnother = this.parent !== undefined && (!this.hasSavepoint || this.kind.isSilent === true);
+    return (this.leader ??= isLedByAnother ? this.parent.lead : this.transaction.createLead(this));
   }
 
   /** @internal The runner that has begun it. */
@@ -251,7 +261,7 @@ export class Scope {
   }
 
   /** Runs `work` when it is this scope's turn, or, where it has ended by then, that of the scope around. */
-  private inTurn<T>(work: (turn: Scope) => Promise<T>): Promise<T> {
+  inTurn<T>(work: (turn: Scope) => Promise<T>): Promise<T> {
     if (this.transaction.state !== 'open') {
       return work(this); // nobody has turns any more
     }
@@ -268,7 +278,8 @@ export class Scope {
     }
     this.inner = nested;
     try {
-      await this.transaction.execute(`savepoint ${nested.savepoint}`);
+      const readOnly = nested.kind.isReadOnly ? '; set local transaction_read_only = on' : '';
+      await this.transaction.execute(`savepoint ${nested.savepoint}${readOnly}`);
       if (nested.state === 'entering') {
         nested.state = 'open';
       }
