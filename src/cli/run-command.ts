@@ -43,15 +43,30 @@ const COMMANDS = new Map<string, CommandDefinition>([
 /** Of every command. */
 const COMMON = ['url', 'data-source', 'schema', 'help', 'version'];
 
-/**
- * Does what the command line asks for, and answers the exit code. Everything that is wrong with it is found before anything
- * is connected to.
- */
+/** Does what the command line asks for, and answers the exit code. */
 export async function runCommand(argv: string[]): Promise<number> {
-  const args = readArguments(argv);
-  if (args.help || args.version) {
+  const { args, command } = readCommand(argv);
+  if (command === undefined) {
     print(args.help ? HELP : version());
     return EXIT.done;
+  }
+  const dataSource = await connect(args);
+  try {
+    return (await command.run({ ...args, dataSource })) ?? EXIT.done;
+  } finally {
+    await dataSource.destroy();
+  }
+}
+
+/**
+ * Without a command where only help or version is asked for.
+ *
+ * @throws UsageError for everything that is wrong with it, before anything is connected to
+ */
+export function readCommand(argv: string[]): { args: Arguments; command: CommandDefinition | undefined } {
+  const args = readArguments(argv);
+  if (args.help || args.version) {
+    return { args, command: undefined };
   }
   const command = COMMANDS.get(args.command ?? '');
   if (command === undefined) {
@@ -59,12 +74,7 @@ export async function runCommand(argv: string[]): Promise<number> {
     throw new UsageError(`${problem} There are: ${[...COMMANDS.keys()].join(', ')}.`);
   }
   check(args, command);
-  const dataSource = await connect(args);
-  try {
-    return (await command.run({ ...args, dataSource })) ?? EXIT.done;
-  } finally {
-    await dataSource.destroy();
-  }
+  return { args, command };
 }
 
 /** No operand is repeated in a message: it may be an URL that lost its --url, password and all. */
