@@ -21,6 +21,7 @@ const ABOUT_PLAIN_TABLES = [
   'test/integration/key-tables.spec.ts',
   'table-kinds.spec.ts',
   'test/integration/cli',
+  'test/integration/docs.spec.ts', // what docs/schema.md says of them
   'purge.spec.ts', // by which index a batch is read; what it deletes of partitions is in table-kinds.spec.ts
   'test/integration/operator-commands.spec.ts', // one of them UNLOGGED, which none that is partitioned can be
   'test/e2e/atomicity/three-services.spec.ts', // in which of them a row is

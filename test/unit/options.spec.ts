@@ -5,6 +5,7 @@ import * as fc from 'fast-check';
 import ts from 'typescript';
 import { DEFAULT_OPTIONS, mergeRouteOptions } from '../../src/protocol/options.js';
 import { IdempotencyOptionError, validateModuleOptions, validateRouteOptions } from '../../src/options-validation.js';
+import { read, tableOf } from '../docs/pages.js';
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 const noop = () => '';
@@ -462,52 +463,86 @@ describe('the documentation of the options', () => {
     },
   );
 
-  const inReadme = optionTable(readFileSync(new URL('../../README.md', import.meta.url), 'utf8')).map((row) => ({
+  const inDocs = optionTable(read('docs/options.md')).map((row) => ({
     ...row,
     ...parseDefault(ofModule[row.name]?.fallback ?? ''),
   }));
 
-  it('is in the README, too, for every option and for no other, and says where it may be given', () => {
-    expect(inReadme.map(({ name, where }) => `${name}: ${where}`).toSorted()).toEqual(
+  it('is in docs/options.md, too, for every option and for no other, and says where it may be given', () => {
+    expect(inDocs.map(({ name, where }) => `${name}: ${where}`).toSorted()).toEqual(
       Object.keys(ofModule)
         .map((name) => `${name}: ${name in ofRoutes ? 'both' : 'module'}`)
         .toSorted(),
     );
   });
 
-  it.each(inReadme.filter(({ value }) => LITERAL.test(value)))(
-    'gives the default of $name in the README that the code has',
+  it.each(inDocs.filter(({ value }) => LITERAL.test(value)))(
+    'gives the default of $name in docs/options.md that the code has',
     ({ cell, value, human = value }) => {
       expect([value, human].some((written) => plain(cell).includes(plain(written)))).toBe(true);
     },
   );
 
-  it('gives the default of purge in the README that the code has', () => {
-    const cell = inReadme.find(({ name }) => name === 'purge')!.cell;
+  it('gives the default of purge in docs/options.md that the code has', () => {
+    const cell = inDocs.find(({ name }) => name === 'purge')!.cell;
     expect(plain(cell)).toBe(inspect(DEFAULT_OPTIONS.purge));
   });
 
-  it('describes the other defaults in the README', () => {
-    expect(inReadme.filter(({ cell }) => cell === '')).toEqual([]);
+  it('describes the other defaults in docs/options.md as an editor shows them', () => {
+    const others = inDocs.filter(({ name, value }) => name !== 'purge' && !LITERAL.test(value));
+    expect(others.map(({ name, cell }) => [name, cell])).toEqual(
+      others.map(({ name }) => [name, ofModule[name]!.fallback.replaceAll(/\s+/g, ' ')]),
+    );
   });
+
+  it.each(inDocs)('says in docs/options.md of $name what an editor shows', ({ name, what }) => {
+    expect(what).toBe(ofModule[name]!.text.replaceAll(/\s+/g, ' '));
+  });
+
+  const parts: Record<string, Record<string, Documented>> = {
+    purge: ofPurge,
+    replayHeaders: documentationOf('ReplayHeaders'),
+    encryption: documentationOf('EncryptionOptions'),
+  };
+  const inParts = tableOf(read('docs/options.md'), 'part', 'default').map(([part = '', fallback = '', what = '']) => ({
+    part: plain(part),
+    fallback: plain(fallback),
+    what,
+  }));
+
+  it('is in docs/options.md for every part of an option that is an object', () => {
+    const declared = Object.entries(parts).flatMap(([name, of]) => Object.keys(of).map((part) => `${name}.${part}`));
+    const union = ['fingerprint.omit', 'fingerprint.pick', 'inFlight.waitMs'];
+    expect(inParts.map(({ part }) => part).toSorted()).toEqual([...declared, ...union].toSorted());
+  });
+
+  it.each(inParts.filter(({ part }) => Object.hasOwn(parts, part.split('.')[0]!)))(
+    'says in docs/options.md of $part what an editor shows',
+    ({ part, fallback, what }) => {
+      const [name = '', member = ''] = part.split('.');
+      const documented = parts[name]![member]!;
+      expect(what).toBe(documented.text.replaceAll(/\s+/g, ' '));
+      expect(fallback.split(' (')[0]).toBe(documented.fallback === '' ? 'none' : documented.fallback);
+    },
+  );
 });
 
-interface ReadmeRow {
+interface DocumentedRow {
   name: string;
   where: string;
   /** Of the column of defaults. */
   cell: string;
+  what: string;
 }
 
 /** The rows of the table whose first columns are option, where and default. */
-function optionTable(markdown: string): ReadmeRow[] {
-  const lines = markdown.split('\n');
-  const head = lines.findIndex((line) => /^\| *option *\| *where *\| *default *\|/i.test(line));
-  const end = lines.findIndex((line, index) => index > head && !line.startsWith('|'));
-  return lines.slice(head + 2, end).map((line) => {
-    const [, name = '', where = '', cell = ''] = line.split(/(?<!\\)\|/).map((part) => part.trim());
-    return { name: plain(name), where, cell };
-  });
+function optionTable(markdown: string): DocumentedRow[] {
+  return tableOf(markdown, 'option', 'where', 'default').map(([name = '', where = '', cell = '', what = '']) => ({
+    name: plain(name),
+    where,
+    cell,
+    what,
+  }));
 }
 
 /** Without what typography adds: code marks, quotes, and separators of thousands. */
