@@ -1,0 +1,3 @@
+export * from './common.js';
+
+export declare const options: import('@nestjs/typeorm').TypeOrmModuleOptions;

@@ -1,0 +1,3 @@
+export * from './common.js';
+export { APP_GUARD } from '@nestjs/core';
+export { ThrottlerModule } from '@nestjs/throttler';
