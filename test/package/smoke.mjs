@@ -33,7 +33,7 @@ const STEP_TIMEOUT_MS = 4 * 60_000;
 
 /** What npm may publish. */
 const PUBLISHED =
-  /^(?:dist\/(?:src|migrations)\/.+\.(?:m?js|d\.m?ts)|dist\/nestjs\.m?js|(?:dist\/)?package\.json|README\.md|LICENSE|CHANGELOG\.md)$/;
+  /^(?:dist\/(?:src|migrations)\/.+\.(?:m?js|d\.m?ts)|dist\/nestjs\.m?js|(?:dist\/)?package\.json|docs\/(?:(?:assets|monitoring)\/)?[^/]+\.(?:md|svg|png|json|ya?ml)|bench\/results\/chart\.svg|README\.md|LICENSE|(?:CHANGELOG|SECURITY)\.md)$/;
 
 const folder = mkdtempSync(join(tmpdir(), 'nestjs-idempotency-smoke-'));
 const server = process.env.DATABASE_URL
@@ -98,7 +98,9 @@ function useIn(directory, databaseUrl, major) {
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
   const surplus = files.filter((file) => !PUBLISHED.test(file));
-  const missing = ['README.md', 'LICENSE', 'CHANGELOG.md'].filter((file) => !files.includes(file));
+  const missing = ['README.md', 'LICENSE', 'CHANGELOG.md', 'docs/README.md', 'docs/assets/timelines.svg'].filter(
+    (file) => !files.includes(file),
+  );
   if (surplus.length > 0 || missing.length > 0) {
     throw new Error(`The package must not hold: ${surplus.join(', ')}. It lacks: ${missing.join(', ')}.`);
   }

@@ -18,6 +18,18 @@ function anchorsOf(page: string): Set<string> {
   return anchors;
 }
 
+const { files } = JSON.parse(read('package.json')) as { files: string[] };
+
+/** Whether npm packs it: by its name, by its folder, or as one of a kind; three of them always. */
+function isPublished(file: string): boolean {
+  return ['package.json', 'README.md', 'LICENSE', ...files].some((entry) => {
+    const [folder, kind] = entry.split('/*');
+    return kind === undefined
+      ? file === entry || file.startsWith(`${entry}/`)
+      : dirname(file) === folder && file.endsWith(kind);
+  });
+}
+
 interface Link {
   target: string;
   /** The file, from the root. */
@@ -45,6 +57,17 @@ describe('the documentation', () => {
     });
     expect(broken.map(({ target }) => target)).toEqual([]);
   });
+
+  it.each(pages().filter(isPublished))(
+    '%s, which travels in the package, links to nothing that stays at home',
+    (page) => {
+      expect(
+        relativeLinks(page)
+          .filter(({ file }) => !isPublished(file))
+          .map(({ target }) => target),
+      ).toEqual([]);
+    },
+  );
 
   it.each(pages())('%s names no test, folder or file of the project that is not there', (page) => {
     const named = [...prose(page).matchAll(/`((?:test|src|examples|scripts|bench|migrations|docs)\/[\w./-]+)`/g)].map(
