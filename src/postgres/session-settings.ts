@@ -1,6 +1,6 @@
 import type { PoolClient } from 'pg';
 import type { IsolationLevel } from '../protocol/options.js';
-import { DURABLE_COMMIT } from './statements/shared-statements.js';
+import { DURABLE_COMMIT, READABLE_LITERALS } from './statements/shared-statements.js';
 import type { BoundStatement } from './statement-batch.js';
 
 /** Between two checks of whether the application is still there, while a statement runs: its key is free that soon. */
@@ -113,7 +113,8 @@ export const SETTINGS_STATEMENTS = {
         ${putBack('role', '$2')}, ${putBack('search_path', '$3')},
         case when array_position(${COMMIT_LEVELS}, current_setting('synchronous_commit'))
             < array_position(${COMMIT_LEVELS}, $4::text)
-          then set_config('synchronous_commit', $4::text, true) end`,
+          then set_config('synchronous_commit', $4::text, true) end,
+        ${READABLE_LITERALS}`,
   },
 } as const;
 

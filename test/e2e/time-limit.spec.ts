@@ -4,6 +4,7 @@ import { InjectDataSource } from '@nestjs/typeorm';
 import { Client, type Pool } from 'pg';
 import { DataSource } from 'typeorm';
 import { Idempotent } from '../../src/index.js';
+import { queriesOn } from '../support/empty-database.js';
 import { createTestApp, type TestApp } from '../support/test-app.js';
 import { waitFor } from '../support/wait-for.js';
 
@@ -41,11 +42,12 @@ describe.each([false, true])('a time limit, with pipeline: %s', (pipeline) => {
     });
     observer = new Client(test.databaseUrl);
     await observer.connect();
-    await observer.query(`
-      create table slow (id int);
-      create function sleep_at_commit() returns trigger language plpgsql as $$ begin perform pg_sleep(1.2); return null; end $$;
-      create constraint trigger slow_commit after insert on slow deferrable initially deferred
-        for each row execute function sleep_at_commit()`);
+    await queriesOn(test.databaseUrl, [
+      'create table slow (id int)',
+      `create function sleep_at_commit() returns trigger language plpgsql as $$ begin perform pg_sleep(1.2); return null; end $$`,
+      `create constraint trigger slow_commit after insert on slow deferrable initially deferred
+        for each row execute function sleep_at_commit()`,
+    ]);
   });
 
   beforeEach(() => observer.query('truncate effects, slow'));

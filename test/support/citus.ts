@@ -12,6 +12,9 @@ export type CitusKind = (typeof CITUS_KINDS)[number];
 /** Business tables made by TypeORM are to commit with keys that are elsewhere. */
 export const MANAGED_BY_DEFAULT = 'citus.use_citus_managed_tables = on';
 
+/** On managed tables they run as on plain ones. */
+export const TRIGGERS_ALLOWED = 'citus.enable_unsafe_triggers = on';
+
 /** Few: each query over all of them takes a connection for each, and each database has its own. */
 const SHARDS = 4;
 

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Client, type DatabaseError } from 'pg';
-import { MANAGED_BY_DEFAULT, WORKERS } from './citus.js';
+import { MANAGED_BY_DEFAULT, TRIGGERS_ALLOWED, WORKERS } from './citus.js';
 
 export interface TestDatabase {
   url: string;
@@ -18,7 +18,9 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   const name = `idempotency_test_${randomUUID().replaceAll('-', '')}`;
   await onServers((client) => copyTemplate(client, name, performance.now() + 10_000));
   if (WORKERS.length > 0) {
-    await onServer(serverUrl(), (client) => client.query(`alter database ${name} set ${MANAGED_BY_DEFAULT}`));
+    for (const setting of [MANAGED_BY_DEFAULT, TRIGGERS_ALLOWED]) {
+      await onServer(serverUrl(), (client) => client.query(`alter database ${name} set ${setting}`));
+    }
   }
   return {
     name,

@@ -16,6 +16,19 @@ export async function createEmptyDatabase(): Promise<TestDatabase> {
   };
 }
 
+/** One after the other, on a connection of their own: Citus hands some on by the text that they came in. */
+export async function queriesOn(url: string, statements: readonly string[]): Promise<void> {
+  const client = new Client(url);
+  await client.connect();
+  try {
+    for (const sql of statements) {
+      await client.query(sql);
+    }
+  } finally {
+    await client.end();
+  }
+}
+
 /** The rows of one statement, on a connection of its own. */
 export async function queryOn<Row extends QueryResultRow>(
   url: string,

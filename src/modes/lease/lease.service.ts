@@ -73,7 +73,7 @@ export class LeaseService implements Mode {
     return {
       kind: 'claimed',
       claim: new LeasedClaim(
-        claimed,
+        { ...claimed, executionId: result.executionId },
         result.attempt,
         result.tookOver === true,
         hold,

@@ -11,6 +11,7 @@ import type { InterruptionPolicy } from '../../protocol/options.js';
 import type { ClaimedRequest } from '../../protocol/request.js';
 import type { RecordableResponse } from '../../protocol/response.js';
 import type { Holder } from '../../postgres/statements/lease-statements.js';
+import { FencedOffError } from '../../postgres/statements/store-errors.js';
 import type { LeaseStore } from '../../postgres/statements/lease-store.js';
 import type { Attention } from '../../protocol/stored-key.js';
 import { Aftermath } from '../../util/late-work.js';
@@ -24,6 +25,13 @@ const handlers = requestStorage<LeasedClaim>();
 /** The claim on whose behalf the running code works. */
 export function runningLeasedClaim(): LeasedClaim | undefined {
   return handlers.getStore();
+}
+
+function falseWhereFencedOff(error: unknown): false {
+  if (error instanceof FencedOffError) {
+    return false;
+  }
+  throw error;
 }
 
 /** A claim that holds its key by a lease, and no connection. */
@@ -45,7 +53,7 @@ export class LeasedClaim implements Claim {
   private readonly aborted = deferred<never>();
 
   constructor(
-    readonly request: ClaimedRequest,
+    readonly request: ClaimedRequest & { executionId?: string | undefined },
     readonly attempt: number,
     readonly tookOver: boolean,
     private readonly hold: LeaseHold,
@@ -134,7 +142,9 @@ export class LeasedClaim implements Claim {
     let recorded: boolean;
     try {
       failpoint('record: sending');
-      recorded = await this.hold.line.insist((client) => this.store.record(client, record), STORE_PATIENCE_MS);
+      recorded = await this.hold.line
+        .insist((client) => this.store.record(client, record, this.request.executionId), STORE_PATIENCE_MS)
+        .catch(falseWhereFencedOff);
       recorded ||= await this.wasRecorded();
     } catch (cause) {
       this.recordFailed = true;

@@ -1,5 +1,5 @@
 import { type Queryable, rowsOf } from '../queryable.js';
-import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
+import { KEYS_TABLE, quoteIdentifier, STEPS_TABLE, tableName } from '../table-name.js';
 
 /** What Citus makes of the tables; nothing where there is no Citus. */
 export interface CitusTables {
@@ -87,4 +87,26 @@ export function assertCommitsTogether({ plain, keysElsewhere, elsewhere }: Citus
       `together: a crash can keep a handler's writes without its key. Run, on the coordinator, ${remedy} If no handler ` +
       `with @Idempotent() writes to such a table, say so by the option \`localWrites: true\`.`,
   );
+}
+
+/**
+ * As Citus writes them for its workers, which read them by their own settings.
+ *
+ * @throws Error that says what to run
+ */
+export async function assertReadableLiterals(db: Queryable): Promise<void> {
+  const [unlike] = await rowsOf<{ role: string; name: string; value: string; wanted: string }>(
+    db,
+    `select current_user::text as role, name, current_setting(name) as value, wanted
+     from (values ('datestyle', 'ISO'), ('standard_conforming_strings', 'on')) as settings (name, wanted)
+     where current_setting(name) not like wanted || '%'`,
+  );
+  if (unlike !== undefined) {
+    const { role, name, value, wanted } = unlike;
+    throw new Error(
+      `sessions of the role "${role}" have ${name} = '${value}', by which Citus writes what its workers read by theirs: keys ` +
+        `would expire on another day, or be kept under another name. Run: alter role ${quoteIdentifier(role)} set ${name} = ` +
+        `'${wanted}'; or see who has set it.`,
+    );
+  }
 }

@@ -14,6 +14,7 @@ import {
   leaseValues,
   TAKE_OVER,
 } from './lease-claim.js';
+import { forgetStatement } from './lease-statements.js';
 import { BEGIN, COMMIT, type FoundKey, foundKeyOf, lookUpStatement } from './shared-statements.js';
 import { KeyInFlightError } from './store-errors.js';
 
@@ -32,20 +33,26 @@ export class DistributedLeaseClaim implements LeaseClaim {
 
   /**
    * A look first, so that a key that is taken is not touched, then a claim that decides by itself. The steps of an
-   * attempt before are looked up behind it: by then nobody else may add one.
+   * attempt before are looked up behind it: by then nobody else may add one. Those of an operation that has expired go
+   * then, too, by themselves: with the key's row locked, a DELETE that is not of one shard alone waits for all others of
+   * its kind, and one of them for this row.
    */
   async claim(client: PoolClient, request: LeaseRequest): Promise<LeaseResult> {
     const { scope, key, claimId } = request;
-    const taken = await this.tools.lookUp(client, request);
+    const { claim, lookUp, expired, held } = this.texts;
+    const [look, expiredLook] = await this.tools.run(client, [
+      { statement: lookUp, values: [scope, key] },
+      { statement: expired, values: [scope, key] },
+    ]);
+    const [row] = look!.rows;
+    const taken = row === undefined ? undefined : foundKeyOf(row);
     if (taken !== undefined && isTaken(taken, request)) {
       return taken;
     }
-    const { clear, claim, lookUp, held } = this.texts;
     const results = await this.tools
       .run(client, [
         { statement: BEGIN['READ COMMITTED'] },
         { statement: ENTER, values: [this.tools.lockOf(request), claimId] },
-        { statement: clear, values: [scope, key] },
         { statement: claim, values: leaseValues(request) },
         { statement: lookUp, values: [scope, key] },
         { statement: held, values: [scope, key, claimId] },
@@ -57,23 +64,35 @@ export class DistributedLeaseClaim implements LeaseClaim {
           : error;
       });
     const defaultIsolation = entered(results[1]!, this.tools);
-    const [attempt, executionId] = results[5]!.rows[0] ?? [];
+    const [attempt, executionId] = results[4]!.rows[0] ?? [];
     if (attempt === undefined || attempt === null) {
-      const found = results[4]!.rows[0];
+      const found = results[3]!.rows[0];
       return found === undefined ? { kind: 'in flight' } : foundKeyOf(found);
     }
+    const over = expiredLook!.rows.flat().find((id) => id !== executionId);
     return {
       kind: 'claimed',
       attempt: Number(attempt),
       tookOver: attempt !== '1' && isInterrupted(taken),
-      steps: attempt === '1' ? [] : await this.finishedSteps(client, attempt, executionId!),
+      steps: await this.finishedSteps(client, attempt, executionId!, over ?? undefined),
+      executionId: executionId!,
       defaultIsolation,
     };
   }
 
-  private async finishedSteps(client: PoolClient, attempt: string, executionId: string): Promise<FinishedStep[]> {
-    const [result] = await this.tools.run(client, [{ statement: this.texts.finished, values: [executionId] }]);
-    return result!.rows.flatMap(([name, position, outcome]) => finishedStepOf([attempt, name!, position!, outcome!]));
+  /** @param over an operation that this one has replaced */
+  private async finishedSteps(
+    client: PoolClient,
+    attempt: string,
+    executionId: string,
+    over: string | undefined,
+  ): Promise<FinishedStep[]> {
+    const batch = [
+      ...(over === undefined ? [] : [{ statement: this.texts.forget, values: [over] }]),
+      ...(attempt === '1' ? [] : [{ statement: this.texts.finished, values: [executionId] }]),
+    ];
+    const rows = batch.length === 0 ? [] : (await this.tools.run(client, batch)).flatMap((result) => result.rows);
+    return rows.flatMap(([name, position, outcome]) => finishedStepOf([attempt, name!, position!, outcome!]));
   }
 }
 
@@ -93,15 +112,12 @@ function isInterrupted(found: FoundKey | undefined): boolean {
 
 function textsOn(keys: string, steps: string) {
   return {
-    clear: {
-      id: 'lease_clear',
-      // Where the key turns out to be another's, the claim behind it fails, and this is undone.
-      text: `with stale as materialized (
-          select execution_id from ${keys}
-          where scope = $1::text and key = $2::text and expires_at <= statement_timestamp() and execution_id is not null
-          for update)
-        delete from ${steps} s using stale where s.execution_id = stale.execution_id`,
+    expired: {
+      id: 'lease_expired',
+      text: `select execution_id from ${keys}
+        where scope = $1::text and key = $2::text and expires_at <= clock_timestamp() and execution_id is not null`,
     },
+    forget: forgetStatement(steps),
     claim: {
       id: 'lease_claim_distributed',
       // VALUES are computed where the setting is. claim_id becomes null, which its constraint refuses, where a request in

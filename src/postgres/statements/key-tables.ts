@@ -1,6 +1,6 @@
 import { type Queryable, rowsOf } from '../queryable.js';
 import { SQLSTATE, sqlStateOf } from '../sqlstate.js';
-import { assertCommitsTogether, type CitusTables, findCitusTables } from './citus-tables.js';
+import { assertCommitsTogether, assertReadableLiterals, type CitusTables, findCitusTables } from './citus-tables.js';
 import { KEYS_TABLE, quoteIdentifier, STEPS_TABLE, tableName } from '../table-name.js';
 
 /** Where the tables are, found once: no `search_path` of a later session leads elsewhere. */
@@ -69,6 +69,9 @@ export async function findKeyTables(db: Queryable, schema: string | undefined): 
 export async function assertUsable(db: Queryable, { schema, citus }: KeyTables, localWrites: boolean): Promise<void> {
   if (citus !== undefined && !localWrites) {
     assertCommitsTogether(citus, schema);
+  }
+  if (isDistributed({ citus })) {
+    await assertReadableLiterals(db);
   }
   for (const table of [KEYS_TABLE, STEPS_TABLE].map((name) => tableName(name, schema))) {
     const [found] = await rowsOf<{ role: string; missing: string[]; unlogged: string[] }>(

@@ -4,7 +4,7 @@ import type { FinishedStep, StepOutcome } from '../../protocol/step.js';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
 import type { BoundStatement, Statement, StatementResult } from '../statement-batch.js';
 import type { Holder } from './lease-statements.js';
-import { DURABLE_COMMIT, type FoundKey } from './shared-statements.js';
+import { DURABLE_COMMIT, type FoundKey, READABLE_LITERALS } from './shared-statements.js';
 
 export interface LeaseRequest extends Holder {
   fingerprint: Buffer;
@@ -19,7 +19,15 @@ export interface LeaseRequest extends Holder {
 
 export type LeaseResult =
   /** `tookOver` where the lease of the attempt before had run out; one that has failed leaves none. */
-  | { kind: 'claimed'; attempt: number; tookOver?: boolean; steps: FinishedStep[]; defaultIsolation: IsolationLevel }
+  | {
+      kind: 'claimed';
+      attempt: number;
+      tookOver?: boolean;
+      steps: FinishedStep[];
+      /** By which the steps go, where they cannot go with the key. */
+      executionId?: string;
+      defaultIsolation: IsolationLevel;
+    }
   | { kind: 'in flight' }
   | FoundKey;
 
@@ -35,7 +43,6 @@ export interface ClaimTools {
   readonly steps: string;
   run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]>;
   lockOf(identity: KeyIdentity): string;
-  lookUp(client: PoolClient, identity: KeyIdentity): Promise<FoundKey | undefined>;
   see(searchPath: string): void;
 }
 
@@ -51,7 +58,7 @@ export const ENTER = {
   // setting empty and does nothing.
   text: `select set_config('${CLAIM_SETTING}',
       case when pg_try_advisory_xact_lock($1::int8) then $2::text else '' end, true), ${DURABLE_COMMIT},
-      current_setting('search_path'), current_setting('default_transaction_isolation')`,
+      current_setting('search_path'), current_setting('default_transaction_isolation'), ${READABLE_LITERALS}`,
 } as const;
 
 /** What a claim makes of the row that is there, up to the condition on the lease of the attempt before. */

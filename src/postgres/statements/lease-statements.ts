@@ -1,8 +1,17 @@
 import type { NewRecord } from '../../protocol/request.js';
 import { ANY_POSITION } from '../../protocol/step.js';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
+import type { Statement } from '../statement-batch.js';
 import { firstSettings, SETTINGS_STATEMENTS, TRANSACTION_MARKER } from '../session-settings.js';
-import { CHECK_CONSTRAINTS, COMMIT, DURABLE_COMMIT, lookUpStatement, ROLLBACK, UNLOCK } from './shared-statements.js';
+import {
+  CHECK_CONSTRAINTS,
+  COMMIT,
+  DURABLE_COMMIT,
+  lookUpStatement,
+  READABLE_LITERALS,
+  ROLLBACK,
+  UNLOCK,
+} from './shared-statements.js';
 
 /** Whose statement it is: one attempt, by its fencing token `claimId`. */
 export interface Holder extends KeyIdentity {
@@ -20,6 +29,12 @@ export interface NewStep extends Holder {
 /** Rows that are still the holder's, and wait for a response. */
 const HELD = 'scope = $1::text and key = $2::text and claim_id = $3::uuid and response_status is null';
 
+const recording = (keys: string): string => `update ${keys}
+          set lease_expires_at = null, attention = null, response_status = $4::int2, response_headers = $5::jsonb,
+            response_body = $6::bytea, response_bytes = $7::int8, trace_context = $9::text,
+            expires_at = statement_timestamp() + $8::float8 * interval '1 millisecond'
+          where ${HELD}`;
+
 /** What the holder of a key runs. */
 export function leaseStatementsOn(keys: string, steps: string) {
   return {
@@ -31,8 +46,11 @@ export function leaseStatementsOn(keys: string, steps: string) {
             case when expires_at = 'infinity' then expires_at end)
         where ${HELD} and lease_expires_at is not null`, // one that was given back stays so
     },
-    renewal: { id: 'lease_renewal', text: `select set_config('lock_timeout', $1::text, true), ${DURABLE_COMMIT}` },
-    durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}` },
+    renewal: {
+      id: 'lease_renewal',
+      text: `select set_config('lock_timeout', $1::text, true), ${DURABLE_COMMIT}, ${READABLE_LITERALS}`,
+    },
+    durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}, ${READABLE_LITERALS}` },
     limits: { id: 'lease_limits', text: `select ${firstSettings('$1')}` },
     hold: { id: 'lease_hold', text: `select 1 from ${keys} where ${HELD} for share` },
     // Alone, where the marker would be compared on another node, whose transaction is another one.
@@ -54,10 +72,7 @@ export function leaseStatementsOn(keys: string, steps: string) {
     record: {
       id: 'lease_record',
       text: `with recorded as (
-          update ${keys} set lease_expires_at = null, attention = null, response_status = $4::int2, response_headers = $5::jsonb,
-            response_body = $6::bytea, response_bytes = $7::int8, trace_context = $9::text,
-            expires_at = statement_timestamp() + $8::float8 * interval '1 millisecond'
-          where ${HELD}
+          ${recording(keys)}
           returning execution_id),
         gone as (delete from ${steps} s using recorded r where s.execution_id = r.execution_id)
         select count(*) from recorded`,
@@ -89,6 +104,34 @@ export function leaseStatementsOn(keys: string, steps: string) {
     commit: COMMIT,
     rollback: ROLLBACK,
   } as const;
+}
+
+/**
+ * What a holder ends by on distributed tables of Citus. Steps go by a DELETE of their own, which names their shard: in one
+ * statement with the key's row it is one of all shards, and waits for all others of its kind while it holds that row.
+ */
+export function distributedEndingsOn(keys: string, steps: string) {
+  return {
+    record: {
+      id: 'lease_record_alone',
+      // The holder that was fenced off fails, so that the steps behind this, the new holder's, stay.
+      text: `with recorded as (
+          ${recording(keys)}
+          returning 1)
+        select 1 / count(*) from recorded`,
+    },
+    forget: forgetStatement(steps),
+    release: {
+      id: 'lease_release_alone',
+      text: `update ${keys} set lease_expires_at = null, attention = $5::jsonb,
+          expires_at = statement_timestamp() + $4::float8 * interval '1 millisecond'
+        where ${HELD}`,
+    },
+  } as const;
+}
+
+export function forgetStatement(steps: string): Statement {
+  return { id: 'lease_forget_steps', text: `delete from ${steps} where execution_id = $1::uuid` };
 }
 
 export function renewalValues(

@@ -8,6 +8,7 @@ import { type BoundStatement, failedStatement, type Statement, type StatementRes
 import { DistributedLeaseClaim } from './distributed-lease-claim.js';
 import type { ClaimTools, LeaseClaim, LeaseRequest, LeaseResult } from './lease-claim.js';
 import {
+  distributedEndingsOn,
   type Holder,
   leaseStatementsOn,
   type NewStep,
@@ -23,6 +24,8 @@ import { TableStore } from './table-store.js';
 /** Every statement of lease mode, one method each. Each is one round trip, and all but `begin` end what they begin. */
 export class LeaseStore extends TableStore {
   private readonly statements = leaseStatementsOn(this.keys, this.steps);
+  /** Where they are other ones than those of plain tables. */
+  private readonly endings = this.isDistributed ? distributedEndingsOn(this.keys, this.steps) : undefined;
   private readonly claiming: LeaseClaim = this.isDistributed
     ? new DistributedLeaseClaim(this.claimTools)
     : new PlainLeaseClaim(this.claimTools);
@@ -148,8 +151,23 @@ export class LeaseStore extends TableStore {
     await this.run(client, [{ statement: rollback }, { statement: unlock }]);
   }
 
-  /** Records the response, for the holder alone; the steps have done their duty and go. False when fenced off. */
-  async record(client: PoolClient, record: NewRecord): Promise<boolean> {
+  /**
+   * Records the response, for the holder alone; the steps have done their duty and go. False when fenced off.
+   *
+   * @param executionId as the claim has told it
+   * @throws FencedOffError where Citus has the tables
+   */
+  async record(client: PoolClient, record: NewRecord, executionId?: string): Promise<boolean> {
+    if (this.endings !== undefined) {
+      await this.fenced(client, [
+        { statement: BEGIN['READ COMMITTED'] },
+        { statement: this.statements.durable },
+        { statement: this.endings.record, values: recordValues(record) },
+        { statement: this.endings.forget, values: [executionId!] },
+        { statement: this.statements.commit },
+      ]);
+      return true;
+    }
     const results = await this.run(client, [
       { statement: BEGIN['READ COMMITTED'] },
       { statement: this.statements.durable },
@@ -177,12 +195,22 @@ export class LeaseStore extends TableStore {
       attention === undefined ? null : JSON.stringify(attention),
       JSON.stringify(withdrawn),
     ];
-    await this.run(client, [{ statement: this.statements.release, values }]);
+    // Without steps to withdraw they are none of its business.
+    const alone = withdrawn.length === 0 ? this.endings?.release : undefined;
+    await this.run(client, [
+      { statement: this.statements.durable },
+      alone === undefined
+        ? { statement: this.statements.release, values }
+        : { statement: alone, values: values.slice(0, -1) },
+    ]);
   }
 
   /** Ends the attempt where no other may follow before an operator has spoken. */
   async interrupt(client: PoolClient, { scope, key, claimId }: Holder): Promise<void> {
-    await this.run(client, [{ statement: this.statements.interrupt, values: [scope, key, claimId] }]);
+    await this.run(client, [
+      { statement: this.statements.durable },
+      { statement: this.statements.interrupt, values: [scope, key, claimId] },
+    ]);
   }
 
   /** Ends the attempt as if it had never been. */
@@ -196,18 +224,17 @@ export class LeaseStore extends TableStore {
       steps: this.steps,
       run: (client, batch) => this.run(client, batch),
       lockOf: (identity) => this.lockOf(identity),
-      lookUp: (client, identity) => this.lookUp(client, identity),
       see: (searchPath) => this.searchPaths?.see(searchPath),
     };
   }
 
   /** What a connection learns it learns with its first batch: nothing that it has no use for. */
   private statementsInUse(): Statement[] {
-    const { sameTransaction, ...common } = this.statements;
+    const { sameTransaction, record, ...common } = this.statements;
     return [
       ...Object.values(BEGIN),
       ...Object.values(common),
-      ...(this.isDistributed ? [sameTransaction] : []),
+      ...(this.endings === undefined ? [record] : [sameTransaction, ...Object.values(this.endings)]),
       ...this.claiming.statements,
     ];
   }
@@ -216,18 +243,29 @@ export class LeaseStore extends TableStore {
     try {
       return await this.run(client, batch);
     } catch (error) {
-      const { step, sameTransaction } = this.statements;
-      const failed = failedStatement(error);
       const cause = postgresErrorOf(error);
-      const column = failed === step ? nullColumnOf(error, ['execution_id', 'created_at']) : undefined;
-      if (column === 'execution_id' || (failed === step && cause?.code === SQLSTATE.nullValueNotAllowed)) {
+      const failed = failedStatement(error);
+      if (this.tellsFence(failed, error)) {
         throw new FencedOffError('the lease is held by another attempt', { cause });
       }
-      if (column === 'created_at' || (failed === sameTransaction && cause?.code === SQLSTATE.divisionByZero)) {
+      if (this.tellsAnotherTransaction(failed, error)) {
         throw new TransactionEndedByHandlerError('the transaction of the step is over', { cause });
       }
       throw error;
     }
+  }
+
+  private tellsFence(failed: Statement | undefined, error: unknown): boolean {
+    const code = postgresErrorOf(error)?.code;
+    return failed === this.statements.step
+      ? code === SQLSTATE.nullValueNotAllowed || nullColumnOf(error, ['execution_id']) !== undefined
+      : failed !== undefined && failed === this.endings?.record && code === SQLSTATE.divisionByZero;
+  }
+
+  private tellsAnotherTransaction(failed: Statement | undefined, error: unknown): boolean {
+    return failed === this.statements.step
+      ? nullColumnOf(error, ['created_at']) !== undefined
+      : failed === this.statements.sameTransaction && postgresErrorOf(error)?.code === SQLSTATE.divisionByZero;
   }
 }
 

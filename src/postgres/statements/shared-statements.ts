@@ -66,6 +66,16 @@ export function lookUpStatement(table: string): Statement {
 export const DURABLE_COMMIT = `case when current_setting('synchronous_commit') = 'off'
           then set_config('synchronous_commit', 'on', true) else current_setting('synchronous_commit') end`;
 
+/**
+ * Citus sends values to its workers as literals, written by this session's settings and read there by the server's own: the
+ * fifth of November became the eleventh of May, and `a\b` another key. Where the session's differ, they are put right for the
+ * transaction.
+ */
+export const READABLE_LITERALS = `case when current_setting('datestyle') not like 'ISO%'
+          then set_config('datestyle', 'ISO', true) end,
+        case when current_setting('standard_conforming_strings') = 'off'
+          then set_config('standard_conforming_strings', 'on', true) end`;
+
 /** A row of {@link lookUpStatement}. */
 export function foundKeyOf(row: (string | null)[]): FoundKey {
   const [claimId, fingerprint, fingerprintVersion, status, headers, body, createdAtMs, state, attention, traceContext] =

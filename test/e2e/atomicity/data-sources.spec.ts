@@ -1,5 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { Client } from 'pg';
+import { WORKERS } from '../../support/citus.js';
 import { createTestDatabase } from '../../support/database.js';
 import { Effect } from '../../support/effect.entity.js';
 import { ADAPTERS } from '../../support/test-app.js';
@@ -8,6 +9,24 @@ import { database, keys, observer, rows, sessions, started, terminate, withAData
 import { expectOrdinary, startWith } from './special-shop.js';
 
 withADatabaseEach();
+
+const SETTINGS: [string, object][] = [
+  ["bytea_output = 'escape'", { byteaOutput: 'escape' }],
+  ["intervalstyle = 'sql_standard'", {}],
+  ["timezone = 'Pacific/Chatham'", {}],
+  ["default_transaction_isolation = 'serializable'", { isolation: 'serializable' }],
+  ['extra_float_digits = -15', {}],
+  ["search_path = '$user', 'public', 'pg_catalog'", {}],
+];
+
+/** Refused at boot where the tables are those of Citus: see `test/citus/literals.cluster.ts`. */
+const WAYS_TO_WRITE_VALUES: [string, object][] = [
+  ["datestyle = 'SQL, DMY'", {}],
+  ["datestyle = 'German'", {}],
+  ['standard_conforming_strings = off', {}],
+];
+
+const settings = WORKERS.length === 0 ? [...SETTINGS, ...WAYS_TO_WRITE_VALUES] : SETTINGS;
 
 describe.each(ADAPTERS)('with a DataSource that is different, on %s,', (adapter) => {
   it('by default, all is as with any other', async () => {
@@ -81,17 +100,7 @@ describe.each(ADAPTERS)('with a DataSource that is different, on %s,', (adapter)
     expect((await test.post('/plain', 'unanswered')).status).toBe(201);
   });
 
-  it.each([
-    ["bytea_output = 'escape'", { byteaOutput: 'escape' }],
-    ["datestyle = 'SQL, DMY'", {}],
-    ["datestyle = 'German'", {}],
-    ["intervalstyle = 'sql_standard'", {}],
-    ['standard_conforming_strings = off', {}],
-    ["timezone = 'Pacific/Chatham'", {}],
-    ["default_transaction_isolation = 'serializable'", { isolation: 'serializable' }],
-    ['extra_float_digits = -15', {}],
-    ["search_path = '$user', 'public', 'pg_catalog'", {}],
-  ])('with %s', async (setting, seen) => {
+  it.each(settings)('with %s', async (setting, seen) => {
     await observer.query(`alter database ${database.name} set ${setting}`);
     const test = await startWith(adapter, {});
     await expectOrdinary(test);

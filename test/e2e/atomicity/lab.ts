@@ -56,7 +56,8 @@ export async function rows<Row extends object>(sql: string, parameters: unknown[
 export const sessions = () =>
   rows<{ state: string; pid: number }>(
     `select state, pid from pg_stat_activity
-     where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()`,
+     where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
+       and application_name not like 'citus%'`, // its servers' own, which stay
   );
 
 export const keys = async () =>
@@ -64,12 +65,12 @@ export const keys = async () =>
 
 export const advisoryLocks = async () =>
   (
-    await rows(`select from pg_locks where locktype = 'advisory' and granted
+    await rows(`select from pg_locks where locktype = 'advisory' and objsubid = 1 and granted
       and database = (select oid from pg_database where datname = current_database())`)
   ).length;
 
 export async function terminate(pid: number): Promise<void> {
-  expect(await rows('select pg_terminate_backend($1) as done', [pid])).toEqual([{ done: true }]);
+  expect(await rows('select pg_terminate_backend($1::int4) as done', [pid])).toEqual([{ done: true }]);
 }
 
 export function problemOf({ body }: RawResponse): { type: string; status: number } {

@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
@@ -181,7 +182,8 @@ describe.each(ADAPTERS)('events on %s', (adapter) => {
     await gate.entered.promise;
     await queryOn(
       test.databaseUrl,
-      'update idempotency_keys set claim_id = gen_random_uuid(), lease_expires_at = clock_timestamp()',
+      'update idempotency_keys set claim_id = $1::uuid, lease_expires_at = statement_timestamp()',
+      [randomUUID()],
     );
     expect((await other.post('/shops/7/lease', KEY, { what: 'die' })).status).toBe(201);
     expect(types()).toEqual(['claimed', 'step-run', 'claimed', 'lease-taken-over', 'step-remembered', 'recorded']);
@@ -206,8 +208,9 @@ describe.each(ADAPTERS)('events on %s', (adapter) => {
     await gate.entered.promise;
     await queryOn(
       test.databaseUrl,
-      `update idempotency_keys set claim_id = gen_random_uuid(), lease_expires_at = clock_timestamp(),
+      `update idempotency_keys set claim_id = $1::uuid, lease_expires_at = statement_timestamp(),
          attention = '{"reason": "effect-unknown", "steps": ["charge"], "detail": ""}'`,
+      [randomUUID()],
     );
     expect((await test.post('/shops/7/lease', KEY, { what: 'die' })).status).toBe(409);
     expect(told.at(-1)).toMatchObject({ type: 'interrupted', status: 409 });
@@ -217,10 +220,7 @@ describe.each(ADAPTERS)('events on %s', (adapter) => {
 
   it('tell of each batch of a purge', async () => {
     await pay();
-    await queryOn(
-      test.databaseUrl,
-      `update idempotency_keys set created_at = created_at - interval '2 days', expires_at = expires_at - interval '2 days'`,
-    );
+    await queryOn(test.databaseUrl, `update idempotency_keys set created_at = '2020-01-01', expires_at = '2020-01-02'`);
     await test.app.get(IdempotencyService).purge();
     expect(told.at(-1)).toEqual({ type: 'purge-batch', deleted: 1, locked: false, durationMs: MS });
   });

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/glo
 import { TerminusModule } from '@nestjs/terminus';
 import { deferred } from '../../../src/util/deferred.js';
 import { IdempotencyHealthModule } from '../../../src/terminus/index.js';
-import { queryOn } from '../../support/empty-database.js';
+import { queriesOn, queryOn } from '../../support/empty-database.js';
 import { ADAPTERS, createTestApp, type TestApp } from '../../support/test-app.js';
 import { waitFor } from '../../support/wait-for.js';
 import { gate, IntegrationsController } from './integrations.controller.js';
@@ -61,7 +61,7 @@ describe.each(ADAPTERS)('the health indicator for @nestjs/terminus on %s', (adap
     await test.post('/payments', 'k');
     await queryOn(
       test.databaseUrl,
-      `update idempotency_keys set created_at = created_at - interval '1 day', expires_at = now() - interval '2 hours'`,
+      `update idempotency_keys set created_at = '2020-01-01', expires_at = now() - interval '2 hours'`,
     );
     const { code, problems, expired } = await health();
     expect([code, problems, expired]).toEqual([503, ['the purge is more than 3600000 ms behind'], 1]);
@@ -97,15 +97,15 @@ describe.each(ADAPTERS)('the health indicator for @nestjs/terminus on %s', (adap
       { what: 'new sessions' },
     );
     expect([readOnly.code, readOnly.problems]).toEqual([503, ['the server takes no writes']]);
-    await queryOn(
-      test.databaseUrl,
-      `begin; set transaction read write; alter database ${name} reset default_transaction_read_only;
-       alter table idempotency_keys rename to hidden; commit`,
-    );
+    await queriesOn(test.databaseUrl, [
+      'set default_transaction_read_only = off',
+      `alter database ${name} reset default_transaction_read_only`,
+      'alter table idempotency_keys rename to hidden',
+    ]);
     expect((await health()).problems).toEqual(['the store is out of reach, or its tables are']);
-    await queryOn(
-      test.databaseUrl,
-      'begin; set transaction read write; alter table hidden rename to idempotency_keys; commit',
-    );
+    await queriesOn(test.databaseUrl, [
+      'set default_transaction_read_only = off',
+      'alter table hidden rename to idempotency_keys',
+    ]);
   });
 });

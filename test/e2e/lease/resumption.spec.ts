@@ -82,7 +82,7 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
     expect((await application().post('/run/pay', 'alive')).status).toBe(500);
     await queryOn(
       application().databaseUrl,
-      `update idempotency_keys set created_at = created_at - interval '2 days', expires_at = statement_timestamp() where key = 'k'`,
+      `update idempotency_keys set created_at = '2020-01-01', expires_at = statement_timestamp() where key = 'k'`,
     );
     expect(await service().purge()).toBe(1);
     expect((await steps()).map((step) => step['key'])).toEqual(['alive']);
@@ -98,7 +98,7 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
     expect((await application().post('/run/pay', 'k')).status).toBe(500);
     await queryOn(
       application().databaseUrl,
-      `update idempotency_keys set created_at = created_at - interval '2 days', expires_at = statement_timestamp() where key = 'k'`,
+      `update idempotency_keys set created_at = '2020-01-01', expires_at = statement_timestamp() where key = 'k'`,
     );
     const answer = await application().post('/run/pay', 'k', { another: 'payload' });
     expect([answer.status, answer.body.toString()]).toEqual([201, '{"attempt":1}']);

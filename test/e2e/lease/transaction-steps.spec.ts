@@ -87,7 +87,7 @@ describe.each(ADAPTERS)('lease mode on %s', (adapter) => {
         if (breaks-- > 0) {
           const ended = once((await manager.queryRunner!.connect()) as EventEmitter, 'end');
           const [session] = (await manager.query('select pg_backend_pid() as pid')) as { pid: number }[];
-          await queryOn(application().databaseUrl, 'select pg_terminate_backend($1)', [session!.pid]);
+          await queryOn(application().databaseUrl, 'select pg_terminate_backend($1::int4)', [session!.pid]);
           await ended; // it is noticed while nothing is asked of it
         }
         await manager.save(Effect, { label: 'written' });

@@ -217,7 +217,7 @@ describe.each(ADAPTERS)('a route in observe mode, on %s', (adapter) => {
       await post();
       await recorded();
       await observing.dataSource.query(
-        `update ${KEYS_TABLE} set created_at = created_at - interval '2 days', expires_at = expires_at - interval '2 days' where key = $1`,
+        `update ${KEYS_TABLE} set created_at = '2020-01-01', expires_at = '2020-01-02' where key = $1`,
         [key],
       );
       await post('', `${key}-other`);
@@ -233,7 +233,7 @@ describe.each(ADAPTERS)('a route in observe mode, on %s', (adapter) => {
       );
       expect(logged).toEqual([]);
       await observing.dataSource.query(
-        `update ${KEYS_TABLE} set created_at = created_at - interval '2 days', expires_at = expires_at - interval '2 days' where key = $1`,
+        `update ${KEYS_TABLE} set created_at = '2020-01-01', expires_at = '2020-01-02' where key = $1`,
         [key],
       );
       await observing.app.get(IdempotencyService).purge();

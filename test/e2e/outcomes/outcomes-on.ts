@@ -2,17 +2,18 @@ import { afterAll, afterEach, beforeAll, expect } from '@jest/globals';
 import type { Type } from '@nestjs/common';
 import type { RawResponse } from '../../support/raw-http.js';
 import { lines, replayOf } from '../../support/response.js';
+import { queriesOn } from '../../support/empty-database.js';
 import { type Adapter, createTestApp, type TestApp } from '../../support/test-app.js';
 import { waitFor } from '../../support/wait-for.js';
 import { gates, Ledger, notes, stage } from './stage.js';
 
 /** An application with these handlers, what tests send it, and what they look at afterwards. */
-export function outcomesOn(adapter: Adapter, controllers: Type[], schema?: string) {
+export function outcomesOn(adapter: Adapter, controllers: Type[], schema: string[] = []) {
   let test: TestApp;
 
   beforeAll(async () => {
     test = await createTestApp({ adapter, controllers, providers: [Ledger] });
-    if (schema) await test.dataSource.query(schema);
+    await queriesOn(test.databaseUrl, schema);
   });
 
   afterEach(() => {

@@ -5,15 +5,16 @@ import { IdempotencyContext, Idempotent } from '../../../src/index.js';
 import { type Labelled, Ledger, note, notes, stage } from './stage.js';
 
 /** What a deferred constraint or trigger refuses at COMMIT, the one for good, the other with 40001. */
-export const REFUSED_AT_COMMIT = `
-  create table parents (id int primary key);
-  insert into parents values (1);
-  create table children (parent int references parents deferrable initially deferred);
-  create table conflicts (number int);
-  create function conflict() returns trigger language plpgsql as $$
-    begin raise exception 'could not serialize' using errcode = '40001'; end $$;
-  create constraint trigger conflict after insert on conflicts deferrable initially deferred
-    for each row execute function conflict()`;
+export const REFUSED_AT_COMMIT = [
+  'create table parents (id int primary key)',
+  'insert into parents values (1)',
+  'create table children (parent int references parents deferrable initially deferred)',
+  'create table conflicts (number int)',
+  `create function conflict() returns trigger language plpgsql as $$
+    begin raise exception 'could not serialize' using errcode = '40001'; end $$`,
+  `create constraint trigger conflict after insert on conflicts deferrable initially deferred
+    for each row execute function conflict()`,
+];
 
 @Catch()
 class ThrowingFilter implements ExceptionFilter {

@@ -10,8 +10,7 @@ describe.each(ADAPTERS)('on the wire, with %s', (adapter) => {
   describe('an expired key', () => {
     const backDate = (key: string) =>
       application().dataSource.query(
-        `update idempotency_keys set created_at = created_at - interval '2 days', expires_at = expires_at - interval '2 days'
-         where key = $1`,
+        `update idempotency_keys set created_at = '2020-01-01', expires_at = '2020-01-02' where key = $1`,
         [key],
       );
 

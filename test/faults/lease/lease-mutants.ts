@@ -135,7 +135,7 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: LEASE_STATEMENTS,
-        from: "durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}` },",
+        from: "durable: { id: 'lease_durable', text: `select ${DURABLE_COMMIT}, ${READABLE_LITERALS}` },",
         to: "durable: { id: 'lease_durable', text: 'select 1' },",
       },
     ],
@@ -197,8 +197,8 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: LEASE_STORE,
-        from: 'failed === step ? nullColumnOf(',
-        to: `(cause as { table?: string }).table === 'idempotency_steps' ? nullColumnOf(`,
+        from: 'failed === this.statements.step\n      ? code',
+        to: `(postgresErrorOf(error) as { table?: string }).table === 'idempotency_steps'\n      ? code`,
       },
     ],
   },
