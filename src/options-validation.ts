@@ -71,6 +71,10 @@ const ROUTE_CHECKS: Record<keyof IdempotentOptions, Check> = {
     accepts: (value) => typeof value === 'string' && HEADER_NAME.test(value),
     expected: "the name of a response header, such as 'Idempotency-Replayed'",
   },
+  expiresHeader: {
+    accepts: (value) => value === false || (typeof value === 'string' && HEADER_NAME.test(value)),
+    expected: "false, or the name of a response header, such as 'Idempotency-Expires'",
+  },
   key: aFunction('a function that takes the ExecutionContext and returns the key'),
   keyPattern: {
     // a sticky or global expression keeps state between two tests and would refuse every other key

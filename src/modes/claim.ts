@@ -4,11 +4,17 @@ import type { StepTools } from '../protocol/step-call.js';
 import type { ClaimedRequest } from '../protocol/request.js';
 import type { RecordableResponse } from '../protocol/response.js';
 
+/** What was recorded is kept until then. */
+export interface Recorded {
+  readonly kind: 'recorded';
+  readonly expiresAt: Date;
+}
+
 /**
  * How a record ended: committed; lost to another request that has, or is about to give, the answer of this key; or sent
  * without an answer, so that only a look at the table can tell.
  */
-export type RecordResult = 'recorded' | 'lost' | 'unanswered';
+export type RecordResult = Recorded | { readonly kind: 'lost' | 'unanswered' };
 
 /** How the end of a claim is told to those who wait for it. */
 export interface ClaimEnd {

@@ -33,10 +33,10 @@ export function meaningOf(found: FoundKey, request: IdempotentRequest): Outcome 
   if (found.kind === 'unfinished') {
     return meaningOfUnfinished(found.claim, request.options);
   }
-  const { claimId, status, headers, body, createdAt, traceContext } = found.response;
+  const { claimId, status, headers, body, createdAt, expiresAt, traceContext } = found.response;
   return body === null
     ? { kind: 'not kept', originalStatus: status, completedAt: createdAt }
-    : { kind: 'completed', response: { claimId, createdAt, traceContext, status, headers, body } };
+    : { kind: 'completed', response: { claimId, createdAt, expiresAt, traceContext, status, headers, body } };
 }
 
 /** One that was recorded before there was a `fingerprintSecret` is compared as if there had been one. */

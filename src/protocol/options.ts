@@ -119,6 +119,12 @@ export interface IdempotentOptions {
   /** Name of the response header that marks a replay, `true`. @default 'Idempotency-Replayed' */
   replayedHeader?: string;
 
+  /**
+   * Name of a response header that tells until when the key is kept, as an HTTP-date (RFC 9110, section 5.6.7): on what is
+   * recorded and on its replays, which say the same; `false` for none. @default false
+   */
+  expiresHeader?: string | false;
+
   /** Takes the key from elsewhere, such as a webhook's event id; nothing or '' counts as a missing key. @default the header */
   key?: Resolver<string | null | undefined>;
 
@@ -268,6 +274,7 @@ export const DEFAULT_OPTIONS = {
   onInterrupted: 'resume',
   header: DEFAULT_HEADER,
   replayedHeader: REPLAYED_HEADER,
+  expiresHeader: false,
   required: true,
   ttlMs: 24 * 60 * 60 * 1000, // as long as Stripe keeps a key: a client that retries for a day is still answered
   inFlight: 'reject',
@@ -290,6 +297,7 @@ const DEFAULTED = [
   'onInterrupted',
   'header',
   'replayedHeader',
+  'expiresHeader',
   'required',
   'ttlMs',
   'inFlight',

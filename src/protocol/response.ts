@@ -14,6 +14,7 @@ export interface RecordableResponse {
 export interface ReplayableResponse {
   claimId: string;
   createdAt: Date;
+  expiresAt: Date;
   /** `traceparent` of the request that was carried out. */
   traceContext?: string | undefined;
   status: number;
@@ -31,5 +32,6 @@ export interface StoredResponse {
   /** `null` where it was too large to keep. */
   body: Buffer | null;
   createdAt: Date;
+  expiresAt: Date;
   traceContext?: string | undefined;
 }

@@ -1,4 +1,4 @@
-import type { Claim } from '../modes/claim.js';
+import type { Claim, Recorded } from '../modes/claim.js';
 import type { LeaseService } from '../modes/lease/lease.service.js';
 import type { Mode, Outcome } from '../modes/outcome.js';
 import { TransactionClaims } from '../modes/transaction/transaction-claims.js';
@@ -68,7 +68,7 @@ export class Claims {
   }
 
   /** See {@link TransactionClaims.outcomeOfLostCommit}. */
-  outcomeOfLostCommit(claim: Claim, request: IdempotentRequest): Promise<'recorded' | Outcome> {
+  outcomeOfLostCommit(claim: Claim, request: IdempotentRequest): Promise<Recorded | Outcome> {
     return this.transactions.outcomeOfLostCommit(claim, request);
   }
 

@@ -1,5 +1,6 @@
 import type { Outcome } from '../modes/outcome.js';
-import type { ReplayableResponse } from '../protocol/response.js';
+import type { RouteOptions } from '../protocol/options.js';
+import type { HeaderLine, ReplayableResponse } from '../protocol/response.js';
 import { headerOf } from '../http/recorded-response.js';
 import {
   type IdempotencyException,
@@ -21,6 +22,17 @@ export function exceptionOf(outcome: Exclude<Outcome, { kind: 'claimed' | 'compl
     case 'interrupted':
       return new IdempotencyOutcomeUnknownException(outcome.steps);
   }
+}
+
+type Marks = Pick<RouteOptions, 'replayedHeader' | 'expiresHeader'>;
+
+/** What a recorded response goes out with, each time, and is not part of it. */
+export function expiryMarks({ expiresHeader }: Marks, { expiresAt }: { expiresAt: Date }): HeaderLine[] {
+  return expiresHeader === false ? [] : [[expiresHeader, expiresAt.toUTCString()]]; // an IMF-fixdate
+}
+
+export function replayMarks(options: Marks, recorded: { expiresAt: Date }): HeaderLine[] {
+  return [[options.replayedHeader, 'true'], ...expiryMarks(options, recorded)];
 }
 
 /** A larger one takes tens of milliseconds to be read, in which nobody else is served, and all for what is not sent. */

@@ -1,6 +1,6 @@
 import { type ExecutionContext, HttpException, Logger, StreamableFile } from '@nestjs/common';
 import { lastValueFrom, map, type Observable, type Subscriber, toArray } from 'rxjs';
-import type { Claim } from '../modes/claim.js';
+import type { Claim, Recorded } from '../modes/claim.js';
 import type { Outcome } from '../modes/outcome.js';
 import type { IdempotentRequest, RequestWithoutKey } from '../protocol/request.js';
 import type { ReplayableResponse } from '../protocol/response.js';
@@ -30,7 +30,7 @@ import type { StoredKeys } from '../postgres/statements/stored-keys.js';
 import { delay, rerunPauseMs } from '../util/timing.js';
 import { contextOf } from './handler-context.js';
 import { refuseFunctions } from './returned-function.js';
-import { exceptionOf, valueLikeThatOf } from './outcome-answers.js';
+import { exceptionOf, expiryMarks, replayMarks, valueLikeThatOf } from './outcome-answers.js';
 import { after, type Event, isEnd, type State } from './request-states.js';
 import { type HandlerEnd, verdictOn } from './verdict.js';
 
@@ -328,9 +328,9 @@ export class RequestRun implements ExchangeRun {
     this.on('found recorded');
     failpoint('replay: sending');
     if (isFirst) {
-      this.exchange.replay(replay, this.around.options.replayedHeader);
+      this.exchange.replay(replay, replayMarks(this.around.options, response));
     } else {
-      this.exchange.replaceByReplay(replay, this.around.options.replayedHeader);
+      this.exchange.replaceByReplay(replay, replayMarks(this.around.options, response));
     }
     failpoint('replay: sent');
     // The outer interceptors still get a value, so that they complete as usual; what comes of it is not sent.
@@ -447,30 +447,30 @@ export class RequestRun implements ExchangeRun {
     const kept = await keptOf({ status, headers, body, bodyBytes }, options);
     const { scope, key, claimId } = this.claim.request;
     const result = await this.claim.record(encryption.sealResponse(kept, [scope, key, claimId]));
-    if (result === 'recorded') {
-      await this.answerRecorded();
+    if (result.kind === 'recorded') {
+      await this.answerRecorded(result);
       return;
     }
     this.on('commit unknown');
     const outcome =
-      result === 'unanswered'
+      result.kind === 'unanswered'
         ? await claims.outcomeOfLostCommit(this.claim, this.request)
         : await claims.outcomeOfWinner(this.request);
-    if (outcome === 'recorded') {
-      await this.answerRecorded();
+    if (outcome.kind === 'recorded') {
+      await this.answerRecorded(outcome);
     } else if (outcome.kind === 'completed') {
       const replay = await this.exchange.acceptable(await this.opened(outcome.response));
       this.noteReplay(outcome.response);
       this.on('found recorded');
-      this.exchange.replaceByReplay(replay, options.replayedHeader); // the key was lost to another request, whose outcome is the answer
+      this.exchange.replaceByReplay(replay, replayMarks(options, outcome.response)); // the key was lost to another request, whose outcome is the answer
     } else if (outcome.kind !== 'claimed') {
       this.replaceByProblem(exceptionOf(outcome));
     }
   }
 
-  private async answerRecorded(): Promise<void> {
+  private async answerRecorded(recorded: Recorded): Promise<void> {
     this.on('committed');
-    this.exchange.letGo();
+    this.exchange.letGo(expiryMarks(this.around.options, recorded));
     failpoint('response: sent');
     await this.claim.runAfterCommit();
   }

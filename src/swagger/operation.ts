@@ -13,6 +13,7 @@ interface Retention {
   readonly header?: string;
   readonly pattern?: string;
   readonly replayedHeader: string;
+  readonly expiresHeader?: string;
 }
 
 export interface OpenApiOperation {
@@ -22,7 +23,7 @@ export interface OpenApiOperation {
 }
 
 export function retentionOf(options: RouteOptions): Retention {
-  const { mode, ttlMs, required, header, key, keyPattern, replayedHeader } = options;
+  const { mode, ttlMs, required, header, key, keyPattern, replayedHeader, expiresHeader } = options;
   return {
     mode,
     ttlMs,
@@ -30,6 +31,7 @@ export function retentionOf(options: RouteOptions): Retention {
     ...(key === undefined ? { header } : {}),
     ...(keyPattern === undefined ? {} : { pattern: `^(?:${keyPattern.source})$` }),
     replayedHeader,
+    ...(expiresHeader === false ? {} : { expiresHeader }),
   };
 }
 
@@ -58,13 +60,7 @@ export function completeOperation(operation: OpenApiOperation, problemBaseUrl: s
   const responses = (operation.responses ??= {});
   for (const [status, response] of Object.entries(responses)) {
     if (status.startsWith('2')) {
-      response.headers = {
-        [retention.replayedHeader]: {
-          description: 'There, and `true`, where this is the recorded response of an earlier request.',
-          schema: { type: 'string', enum: ['true'] },
-        },
-        ...response.headers,
-      };
+      response.headers = { ...headersOf(retention), ...response.headers };
     }
   }
   for (const [status, description, slugs] of PROBLEMS) {
@@ -73,6 +69,25 @@ export function completeOperation(operation: OpenApiOperation, problemBaseUrl: s
       content: { 'application/problem+json': { schema: problemSchema(status, slugs, problemBaseUrl) } },
     };
   }
+}
+
+function headersOf({ replayedHeader, expiresHeader }: Retention): Record<string, unknown> {
+  return {
+    [replayedHeader]: {
+      description: 'There, and `true`, where this is the recorded response of an earlier request.',
+      schema: { type: 'string', enum: ['true'] },
+    },
+    ...(expiresHeader === undefined
+      ? {}
+      : {
+          [expiresHeader]: {
+            description:
+              'Until when the key is kept, and a retry gets this response: a date as RFC 9110, section 5.6.7, has it.',
+            schema: { type: 'string' },
+            example: 'Sun, 06 Nov 1994 08:49:37 GMT',
+          },
+        }),
+  };
 }
 
 function addHeader(operation: OpenApiOperation, { header, required, pattern, ttlMs }: Retention): void {

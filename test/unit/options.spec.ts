@@ -49,6 +49,11 @@ const ROUTE_OPTIONS: Record<string, Expectation> = {
     refuses: ['', 'Idempotent Replayed', 'Idempotent-Replayed:', true, null],
     remedy: "the name of a response header, such as 'Idempotency-Replayed'",
   },
+  expiresHeader: {
+    accepts: ['Idempotency-Expires', 'x-kept-until', false],
+    refuses: ['', 'Idempotency Expires', 'Expires:', true, null],
+    remedy: "false, or the name of a response header, such as 'Idempotency-Expires'",
+  },
   key: { ...aFunction, remedy: 'a function that takes the ExecutionContext and returns the key' },
   keyPattern: {
     accepts: [/^[0-9a-f-]{36}$/, /x/i, /x/u],

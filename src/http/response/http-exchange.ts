@@ -210,9 +210,9 @@ export class HttpExchange {
     this.hold.assertSendable();
   }
 
-  /** Sends what was held. */
-  letGo(): void {
-    this.orDestroy(() => this.hold.letGo());
+  /** Sends what was held. @param marks headers that are no part of it */
+  letGo(marks: readonly HeaderLine[] = []): void {
+    this.orDestroy(() => this.hold.letGo(marks));
   }
 
   /** Throws away what was held and sends a problem document, without the help of an exception filter. */
@@ -235,16 +235,16 @@ export class HttpExchange {
   }
 
   /** Throws away what was held and sends the recorded response of another request. */
-  replaceByReplay(recorded: Replay, replayedHeader: string): void {
-    this.orDestroy(() => this.hold.replace(() => this.send(recorded, replayedHeader, this.baseline)));
+  replaceByReplay(recorded: Replay, marks: readonly HeaderLine[]): void {
+    this.orDestroy(() => this.hold.replace(() => this.send(recorded, marks, this.baseline)));
   }
 
   /** Sends a recorded response to this request, whose handler did not run. What is written afterwards goes nowhere. */
-  replay(recorded: Replay, replayedHeader: string): void {
+  replay(recorded: Replay, marks: readonly HeaderLine[]): void {
     if (this.supersede()) {
       this.hold.discard();
       // With a reply of Fastify's, what it had before goes out, too.
-      this.send(recorded, replayedHeader, this.frameworkResponse.raw === undefined ? undefined : this.currentHeaders());
+      this.send(recorded, marks, this.frameworkResponse.raw === undefined ? undefined : this.currentHeaders());
       ignoreWrites(this.response);
     } else {
       void recorded.rest?.return?.();
@@ -316,7 +316,7 @@ export class HttpExchange {
     this.answering = undefined;
   }
 
-  private send(recorded: Replay, replayedHeader: string, baseline: HeaderBaseline | undefined): void {
+  private send(recorded: Replay, marks: readonly HeaderLine[], baseline: HeaderBaseline | undefined): void {
     const { response, frameworkResponse } = this;
     const { headers, body, rest } = recorded;
     this.withdrawProblem();
@@ -324,7 +324,7 @@ export class HttpExchange {
       resetHeaders(response, baseline);
     }
     applyHeaders(response, headers);
-    response.setHeader(replayedHeader, 'true');
+    applyHeaders(response, marks);
     response.statusCode = recorded.status;
     if (rest === undefined) {
       endWith(response, body);

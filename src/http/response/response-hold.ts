@@ -3,6 +3,7 @@ import type { Socket } from 'node:net';
 import { failpoint } from '../../util/failpoint.js';
 import { guardHeaders, type Keeper, type OrdinaryMethods, replaceMethods, restoreMethods } from './held-methods.js';
 import { applyHeaders } from '../recorded-response.js';
+import type { HeaderLine } from '../../protocol/response.js';
 import { assertHead, type HeadBytes, headBytes, type HeadWriting, sendHeadApart } from './head-bytes.js';
 import { ignoreWrites } from './ignored-writes.js';
 import { Insiders } from './insiders.js';
@@ -78,8 +79,8 @@ export class ResponseHold implements Keeper {
     showHeadSent(this.response, false);
   }
 
-  /** Sends what was held; a body that outgrew the cap goes on streaming. */
-  letGo(): void {
+  /** Sends what was held; a body that outgrew the cap goes on streaming. @param marks further headers, in ASCII */
+  letGo(marks: readonly HeaderLine[] = []): void {
     const { response, kept } = this;
     this.looseHold();
     failpoint('response: sending');
@@ -91,6 +92,7 @@ export class ResponseHold implements Keeper {
     response.statusCode = kept.status;
     response.statusMessage = bytes?.statusMessage ?? kept.statusMessage;
     applyHeaders(response, bytes?.headers ?? []);
+    applyHeaders(response, marks);
     const body = kept.joined();
     if (!kept.ended) {
       if (response.write(body)) {

@@ -27,9 +27,9 @@ export function runningLeasedClaim(): LeasedClaim | undefined {
   return handlers.getStore();
 }
 
-function falseWhereFencedOff(error: unknown): false {
+function nothingWhereFencedOff(error: unknown): undefined {
   if (error instanceof FencedOffError) {
-    return false;
+    return undefined;
   }
   throw error;
 }
@@ -139,21 +139,21 @@ export class LeasedClaim implements Claim {
     this.ending.begun();
     await this.hold.stop();
     const record = { request: this.request, response };
-    let recorded: boolean;
+    let expiresAt: Date | undefined;
     try {
       failpoint('record: sending');
-      recorded = await this.hold.line
+      expiresAt = await this.hold.line
         .insist((client) => this.store.record(client, record, this.request.executionId), STORE_PATIENCE_MS)
-        .catch(falseWhereFencedOff);
-      recorded ||= await this.wasRecorded();
+        .catch(nothingWhereFencedOff);
+      expiresAt ??= await this.recordedUntil();
     } catch (cause) {
       this.recordFailed = true;
       throw new IdempotencyStoreUnavailableException('The response could not be recorded.', { cause });
     }
     failpoint('record: committed');
     this.tellRefusals();
-    this.end(recorded);
-    return recorded ? 'recorded' : 'lost';
+    this.end(expiresAt !== undefined);
+    return expiresAt === undefined ? { kind: 'lost' } : { kind: 'recorded', expiresAt };
   }
 
   /** Whoever has caught the refusal of a step may take it for carried out. */
@@ -241,10 +241,12 @@ export class LeasedClaim implements Claim {
     failpoint('rollback: done');
   }
 
-  /** Whether it was a try of our own, whose answer was lost, that has recorded the response. */
-  private async wasRecorded(): Promise<boolean> {
+  /** Where it was a try of our own, whose answer was lost, that has recorded the response. */
+  private async recordedUntil(): Promise<Date | undefined> {
     const found = await this.hold.line.insist((client) => this.store.lookUp(client, this.request), STORE_PATIENCE_MS);
-    return found?.kind === 'completed' && found.response.claimId === this.request.claimId;
+    return found?.kind === 'completed' && found.response.claimId === this.request.claimId
+      ? found.response.expiresAt
+      : undefined;
   }
 
   /** What was done about a failure, a compensation for instance, stays done when the step is run again. */

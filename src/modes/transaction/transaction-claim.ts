@@ -96,18 +96,21 @@ export class TransactionClaim implements Claim {
     this.end.begun();
     const record = { request: this.request, response };
     const undoWrites = transaction.state === 'rolled back';
-    const answer = await transaction.commit((client) => this.send(client, record, undoWrites));
+    let expiresAt!: Date;
+    const answer = await transaction.commit(async (client) => {
+      expiresAt = await this.send(client, record, undoWrites);
+    });
     this.settle();
     switch (answer.kind) {
       case 'committed':
         failpoint('record: committed');
         await transaction.announceCommit();
-        return 'recorded';
+        return { kind: 'recorded', expiresAt };
       case 'unknown':
-        return 'unanswered';
+        return { kind: 'unanswered' };
       case 'refused':
         if (answer.error instanceof KeyAlreadyRecordedError) {
-          return 'lost';
+          return { kind: 'lost' };
         }
         throw recordFailure(answer.error);
     }
@@ -144,7 +147,7 @@ export class TransactionClaim implements Claim {
     }
   }
 
-  private send(client: PoolClient, record: NewRecord, undoWrites: boolean): Promise<void> {
+  private send(client: PoolClient, record: NewRecord, undoWrites: boolean): Promise<Date> {
     failpoint('record: sending');
     const recorded = this.store.record(client, record, undoWrites);
     failpoint('record: sent');

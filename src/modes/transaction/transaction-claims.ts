@@ -9,7 +9,7 @@ import { IdempotencyStoreUnavailableException } from '../../protocol/exceptions.
 import type { ClaimedRequest, IdempotentRequest } from '../../protocol/request.js';
 import { failpoint } from '../../util/failpoint.js';
 import { delay } from '../../util/timing.js';
-import type { Claim, ClaimEnd } from '../claim.js';
+import type { Claim, ClaimEnd, Recorded } from '../claim.js';
 import { cannotClaim, meaningOf, type Mode, type Outcome } from '../outcome.js';
 import { TransactionClaim } from './transaction-claim.js';
 
@@ -54,17 +54,17 @@ export class TransactionClaims implements Mode {
   }
 
   /**
-   * What became of a claim, of whatever mode, whose COMMIT was never answered: 'recorded' when it took place, otherwise
+   * What became of a claim, of whatever mode, whose COMMIT was never answered: recorded when it took place, otherwise
    * what its key holds now.
    *
    * @throws IdempotencyStoreUnavailableException when it did not take place, or that cannot be told: a retry will see
    */
-  async outcomeOfLostCommit(claim: Claim, request: IdempotentRequest): Promise<'recorded' | Outcome> {
+  async outcomeOfLostCommit(claim: Claim, request: IdempotentRequest): Promise<Recorded | Outcome> {
     for (let attempt = 1; attempt <= OUTCOME_LOOK_UPS.attempts; attempt++) {
       failpoint('outcome: looking');
       const found = await this.look(request);
       if (found.kind === 'completed' && found.response.claimId === claim.request.claimId) {
-        return 'recorded';
+        return { kind: 'recorded', expiresAt: found.response.expiresAt };
       }
       if (found.kind === 'completed' || found.kind === 'unfinished') {
         return meaningOf(found, request);

@@ -1,6 +1,6 @@
 import type { NewRecord } from '../../protocol/request.js';
 import { firstSettings, SETTINGS_STATEMENTS, TRANSACTION_MARKER } from '../session-settings.js';
-import { BEGIN, CHECK_CONSTRAINTS, COMMIT, lookUpStatement, ROLLBACK, UNLOCK } from './shared-statements.js';
+import { BEGIN, CHECK_CONSTRAINTS, COMMIT, epochMs, lookUpStatement, ROLLBACK, UNLOCK } from './shared-statements.js';
 
 /** The statements of transaction mode. */
 export function keyStatementsOn(table: string) {
@@ -37,7 +37,8 @@ export function keyStatementsOn(table: string) {
           response_body = excluded.response_body, response_bytes = excluded.response_bytes,
           created_at = case when k.expires_at <= excluded.created_at then excluded.created_at end,
           expires_at = excluded.expires_at, lease_expires_at = null, attention = null,
-          trace_context = excluded.trace_context`,
+          trace_context = excluded.trace_context
+        returning ${epochMs('expires_at')}`,
     },
     commit: COMMIT,
     rollback: ROLLBACK,

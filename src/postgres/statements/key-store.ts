@@ -86,10 +86,11 @@ export class KeyStore extends TableStore {
    * session does not reach the record.
    *
    * @param undoWrites goes back to the savepoint of the claim first, so that only the response is committed
+   * @returns until when it is kept
    * @throws KeyAlreadyRecordedError, TransactionEndedByHandlerError, or the driver's error; the client must be
    * destroyed then, and unless `isDefiniteFailure` says so the outcome is open
    */
-  async record(client: PoolClient, record: NewRecord, undoWrites: boolean): Promise<void> {
+  async record(client: PoolClient, record: NewRecord, undoWrites: boolean): Promise<Date> {
     const { undo, unlock, checkConstraints, insert, commit } = this.statements;
     const settings = settingsAtBegin(client, record.request.claimId);
     let results: StatementResult[];
@@ -111,6 +112,7 @@ export class KeyStore extends TableStore {
       // COMMIT of a failed transaction succeeds with the tag ROLLBACK (PostgreSQL manual, COMMIT).
       throw new Error(`COMMIT was answered with ${tag}: nothing was committed`);
     }
+    return new Date(Number(results.at(-2)!.rows[0]![0]));
   }
 
   /** Undoes what a handler did, if one ran, and frees what it still holds of the session. */

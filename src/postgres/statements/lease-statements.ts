@@ -7,6 +7,7 @@ import {
   CHECK_CONSTRAINTS,
   COMMIT,
   DURABLE_COMMIT,
+  epochMs,
   lookUpStatement,
   READABLE_LITERALS,
   ROLLBACK,
@@ -73,9 +74,9 @@ export function leaseStatementsOn(keys: string, steps: string) {
       id: 'lease_record',
       text: `with recorded as (
           ${recording(keys)}
-          returning execution_id),
+          returning execution_id, expires_at),
         gone as (delete from ${steps} s using recorded r where s.execution_id = r.execution_id)
-        select count(*) from recorded`,
+        select ${epochMs('expires_at')} from recorded`,
     },
     attend: { id: 'lease_attend', text: `update ${keys} set attention = $4::jsonb where ${HELD}` },
     release: {
@@ -117,8 +118,8 @@ export function distributedEndingsOn(keys: string, steps: string) {
       // The holder that was fenced off fails, so that the steps behind this, the new holder's, stay.
       text: `with recorded as (
           ${recording(keys)}
-          returning 1)
-        select 1 / count(*) from recorded`,
+          returning expires_at)
+        select 1 / count(*), ${epochMs('max(expires_at)')} from recorded`,
     },
     forget: forgetStatement(steps),
     release: {

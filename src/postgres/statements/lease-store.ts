@@ -152,21 +152,22 @@ export class LeaseStore extends TableStore {
   }
 
   /**
-   * Records the response, for the holder alone; the steps have done their duty and go. False when fenced off.
+   * Records the response, for the holder alone; the steps have done their duty and go. Answers until when it is kept, and
+   * nothing when fenced off.
    *
    * @param executionId as the claim has told it
    * @throws FencedOffError where Citus has the tables
    */
-  async record(client: PoolClient, record: NewRecord, executionId?: string): Promise<boolean> {
+  async record(client: PoolClient, record: NewRecord, executionId?: string): Promise<Date | undefined> {
     if (this.endings !== undefined) {
-      await this.fenced(client, [
+      const [, , recorded] = await this.fenced(client, [
         { statement: BEGIN['READ COMMITTED'] },
         { statement: this.statements.durable },
         { statement: this.endings.record, values: recordValues(record) },
         { statement: this.endings.forget, values: [executionId!] },
         { statement: this.statements.commit },
       ]);
-      return true;
+      return new Date(Number(recorded!.rows[0]![1]));
     }
     const results = await this.run(client, [
       { statement: BEGIN['READ COMMITTED'] },
@@ -174,7 +175,8 @@ export class LeaseStore extends TableStore {
       { statement: this.statements.record, values: recordValues(record) },
       { statement: this.statements.commit },
     ]);
-    return results[2]!.rows[0]![0] === '1';
+    const [row] = results[2]!.rows;
+    return row === undefined ? undefined : new Date(Number(row[0]));
   }
 
   /**

@@ -56,7 +56,8 @@ export function lookUpStatement(table: string): Statement {
   return {
     id: 'look_up',
     text: `select claim_id, encode(fingerprint, 'hex'), fingerprint_version, response_status, response_headers,
-        encode(response_body, 'hex'), ${epochMs('created_at')}, ${UNFINISHED_STATE}, attention, trace_context
+        encode(response_body, 'hex'), ${epochMs('created_at')}, ${UNFINISHED_STATE}, attention, trace_context,
+        ${epochMs('expires_at')}
       from ${table}
       where scope = $1::text and key = $2::text and expires_at > clock_timestamp()`,
   };
@@ -78,19 +79,18 @@ export const READABLE_LITERALS = `case when current_setting('datestyle') not lik
 
 /** A row of {@link lookUpStatement}. */
 export function foundKeyOf(row: (string | null)[]): FoundKey {
-  const [claimId, fingerprint, fingerprintVersion, status, headers, body, createdAtMs, state, attention, traceContext] =
-    row as [
-      string,
-      string,
-      string,
-      string,
-      string,
-      string | null,
-      string,
-      UnfinishedState | null,
-      string | null,
-      string | null,
-    ];
+  const [claimId, fingerprint, fingerprintVersion, status, headers, body, createdAtMs, state, attention] = row as [
+    string,
+    string,
+    string,
+    string,
+    string,
+    string | null,
+    string,
+    UnfinishedState | null,
+    string | null,
+  ];
+  const [traceContext, expiresAtMs] = row.slice(9) as [string | null, string | null];
   const claim = {
     claimId,
     fingerprint: Buffer.from(fingerprint, 'hex'),
@@ -106,6 +106,7 @@ export function foundKeyOf(row: (string | null)[]): FoundKey {
     headers: JSON.parse(headers) as HeaderLine[],
     body: body === null ? null : Buffer.from(body, 'hex'),
     createdAt: new Date(Number(createdAtMs)),
+    expiresAt: new Date(Number(expiresAtMs)),
     traceContext: traceContext ?? undefined,
   };
   return { kind: 'completed', response };

@@ -18,7 +18,7 @@ export class IntegrationsController {
   ) {}
 
   @Post('payments')
-  @Idempotent({ ttlMs: 3_600_000, keyPattern: /[\w-]+/ })
+  @Idempotent({ ttlMs: 3_600_000, keyPattern: /[\w-]+/, expiresHeader: 'Idempotency-Expires' })
   async pay(@Body() _body: object): Promise<object> {
     await this.dataSource.getRepository(Effect).save({ label: 'paid' });
     return { paid: true };

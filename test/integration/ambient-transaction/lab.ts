@@ -141,9 +141,9 @@ export async function claim(using: AmbientTransactions = transactions, isolation
     transaction,
     run: (work) => transaction.run(work),
     commit: async () => {
-      const answer = await transaction.commit((client) =>
-        store.record(client, { request: { ...identity, claimId, ...request }, response }, false),
-      );
+      const answer = await transaction.commit(async (client) => {
+        await store.record(client, { request: { ...identity, claimId, ...request }, response }, false);
+      });
       over();
       if (answer.kind !== 'committed') throw answer.error;
     },

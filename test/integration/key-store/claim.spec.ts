@@ -81,6 +81,7 @@ describe('a claim', () => {
       headers,
       body,
       createdAt: expect.any(Date),
+      expiresAt: expect.any(Date),
     };
     const result = await store.claim(client, requestFor('k'));
     expect(result).toEqual({ kind: 'completed', response: expected });
