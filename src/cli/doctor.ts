@@ -1,18 +1,37 @@
-import type { DataSource } from 'typeorm';
 import { Migrator } from '../migrate/migrate.js';
 import { dataSourceSchema } from '../postgres/data-source-schema.js';
 import { Diagnosis } from '../postgres/statements/diagnosis.js';
 import { findKeyTables } from '../postgres/statements/key-tables.js';
 import { type CommandContext, EXIT, print, printJson } from './command.js';
-import { type Finding, findingsOnKeys, findingsOnPool, findingsOnServer, findingsOnTables } from './findings.js';
+import {
+  type Finding,
+  findingsOnCitus,
+  findingsOnIdleTransactions,
+  findingsOnKeys,
+  findingsOnPool,
+  findingsOnServer,
+  findingsOnTables,
+  LONGEST_IDLE_S,
+} from './findings.js';
+import { findPooler, type Pooler } from './pooler.js';
+import { findingsOnVersions, installedVersions, type Versions } from './versions.js';
+
+/** What there is, for whoever reads the findings. */
+interface Surroundings {
+  readonly versions: Versions & { readonly postgres: string };
+  readonly pooler: Pooler | null;
+}
 
 /** Looks for all that is known to go wrong, changes nothing, and fails where it has found something. */
 export async function doctor(context: CommandContext): Promise<number> {
-  const findings = await examine(context);
+  const { surroundings, findings } = await examine(context);
   if (context.json) {
-    printJson({ findings });
-  } else if (findings.length === 0) {
-    print('nothing found');
+    printJson({ ...surroundings, findings });
+  } else {
+    print(described(surroundings));
+    if (findings.length === 0) {
+      print('nothing found');
+    }
   }
   for (const { check, problem, remedy } of context.json ? [] : findings) {
     print(`${check}: ${problem}\n  ${remedy}`);
@@ -20,45 +39,49 @@ export async function doctor(context: CommandContext): Promise<number> {
   return findings.length === 0 ? EXIT.done : EXIT.finding;
 }
 
-async function examine(context: CommandContext): Promise<Finding[]> {
-  const { dataSource, schema, poolSize, instances } = context;
+function described({ versions: { library, postgres, typeorm, pg }, pooler }: Surroundings): string {
+  const between = pooler === null ? '' : ` behind a pooler in ${pooler.mode} mode`;
+  return `nestjs-idempotency ${library}, TypeORM ${typeorm}, pg ${pg}, on PostgreSQL ${postgres}${between}`;
+}
+
+async function examine(context: CommandContext): Promise<{ surroundings: Surroundings; findings: Finding[] }> {
+  const { dataSource, poolSize, instances } = context;
   const diagnosis = new Diagnosis(dataSource);
   const askedAt = Date.now();
   const server = await diagnosis.server();
   const skewMs = server.clockMs - (askedAt + Date.now()) / 2;
-  const pooler = (await sessionPid(dataSource)) !== server.backendPid;
-  const found = [
+  const pooler = await findPooler(dataSource);
+  const versions = installedVersions();
+  const findings = [
+    ...findingsOnVersions(versions),
     ...findingsOnServer(server, skewMs),
-    ...findingsOnPool(server, {
-      poolSize,
-      instances,
-      pooler,
-      keepsStatements: await diagnosis.keepsPreparedStatements(),
-    }),
+    ...findingsOnIdleTransactions(server, await diagnosis.idleTransactions(LONGEST_IDLE_S)),
+    ...findingsOnPool(server, { poolSize, instances, pooler }),
+    ...(pooler?.mode === 'statement' ? [] : await examineTables(context, diagnosis, server.role)),
   ];
+  return {
+    surroundings: { versions: { ...versions, postgres: server.versionName }, pooler: pooler ?? null },
+    findings,
+  };
+}
+
+async function examineTables(
+  { dataSource, schema }: CommandContext,
+  diagnosis: Diagnosis,
+  role: string,
+): Promise<Finding[]> {
   const wanted = schema ?? dataSourceSchema(dataSource);
   const option = schema === undefined ? '' : ` --schema ${schema}`;
   const pending = (await new Migrator(dataSource, schema).show()).filter(({ applied }) => !applied);
   const tables = await findKeyTables(dataSource, wanted);
   if (tables === undefined) {
     const problem = `the tables are not there, or not of this version (${pending.map(({ name }) => name).join(', ')})`;
-    return [...found, { check: 'schema', problem, remedy: `Run: npx nestjs-idempotency migration:run${option}` }];
+    return [{ check: 'schema', problem, remedy: `Run: npx nestjs-idempotency migration:run${option}` }];
   }
   const facts = await diagnosis.tables(tables.schema);
   return [
-    ...found,
-    ...findingsOnTables(facts, { schema: tables.schema, isNamed: wanted !== undefined, role: server.role }),
+    ...findingsOnTables(facts, { schema: tables.schema, isNamed: wanted !== undefined, role }),
+    ...findingsOnCitus(tables.citus, tables.schema),
     ...(facts.missingRights.length > 0 ? [] : findingsOnKeys(await diagnosis.keys(tables.schema), option)),
   ];
-}
-
-/** As the server has told it at the start of the session: a pooler between the two makes one up. */
-async function sessionPid(dataSource: DataSource): Promise<number> {
-  const runner = dataSource.createQueryRunner('master');
-  try {
-    const client = (await runner.connect()) as { processID: number };
-    return client.processID;
-  } finally {
-    await runner.release();
-  }
 }

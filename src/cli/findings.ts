@@ -1,4 +1,6 @@
-import type { KeyFacts, ServerFacts, TableFacts } from '../postgres/statements/diagnosis.js';
+import { type CitusTables, commitsApart } from '../postgres/statements/citus-tables.js';
+import type { IdleTransactions, KeyFacts, ServerFacts, TableFacts } from '../postgres/statements/diagnosis.js';
+import type { Pooler } from './pooler.js';
 import { quoteIdentifier } from '../postgres/table-name.js';
 import { durationOf } from './table.js';
 
@@ -81,33 +83,60 @@ function timeouts({ statementTimeoutMs }: ServerFacts): (Finding | false)[] {
 export interface PoolFacts {
   readonly poolSize: number | undefined;
   readonly instances: number | undefined;
-  /** Whether something answers in the server's place. */
-  readonly pooler: boolean;
-  readonly keepsStatements: boolean;
+  /** What answers in the server's place, where something does. */
+  readonly pooler: Pooler | undefined;
 }
 
-export function findingsOnPool(
-  server: ServerFacts,
-  { poolSize, instances = 1, pooler, keepsStatements }: PoolFacts,
-): Finding[] {
+export function findingsOnPool(server: ServerFacts, { poolSize, instances = 1, pooler }: PoolFacts): Finding[] {
   const open = server.maxConnections - server.reservedConnections;
   const wanted = (poolSize ?? 0) * instances;
   const found: (Finding | false)[] = [
-    !pooler &&
+    pooler === undefined &&
       wanted > open && {
         check: 'pool',
         problem: `${instances} instances with a pool of ${poolSize} may ask for ${wanted} connections, and the server has ${open} for all`,
         remedy: `Make the pools smaller (at most ${Math.max(Math.floor(open / instances), 1)}), raise max_connections, or put PgBouncer in between.`,
       },
-    pooler &&
-      !keepsStatements && {
+    pooler?.mode === 'statement' && {
+      check: 'pooler',
+      problem: 'there is a pooler in between that lends a session for one statement: no transaction can be begun',
+      remedy: 'Use pool_mode = transaction, or session, of PgBouncer. The tables were not looked at.',
+    },
+    pooler?.mode === 'transaction' &&
+      !pooler.tracksStatements && {
         check: 'pooler',
-        problem: 'there is a pooler in between that forgets prepared statements',
+        problem:
+          'there is a pooler in between that lends a session for one transaction, and does not know which statements were prepared in it',
         remedy:
           'With PgBouncer 1.21 and later set max_prepared_statements to 100 or more; before it use pool_mode = session.',
       },
   ];
   return found.filter((each) => each !== false);
+}
+
+/** How long a transaction may do nothing before it is told of. No handler is given as much by default. */
+export const LONGEST_IDLE_S = 600;
+
+/** The library limits its own transactions; those of others hold back the vacuum of its tables, and their locks. */
+export function findingsOnIdleTransactions(
+  { idleInTransactionTimeoutMs, role }: ServerFacts,
+  { count, oldestSeconds }: IdleTransactions,
+): Finding[] {
+  const off = idleInTransactionTimeoutMs === 0 ? ', and idle_in_transaction_session_timeout is off' : '';
+  return count === 0
+    ? []
+    : [
+        {
+          check: 'idle_in_transaction_session_timeout',
+          problem: `${count} ${count === 1 ? 'session is' : 'sessions are'} idle in a transaction, the oldest for ${durationOf(Math.round(oldestSeconds))}${off}: no row that was deleted since can be removed, and locks stay`,
+          remedy: `See whose they are: select pid, usename, application_name, xact_start, query from pg_stat_activity where state like 'idle in transaction%' order by xact_start; end them by pg_terminate_backend(pid). For the time to come: alter role ${quoteIdentifier(role)} set idle_in_transaction_session_timeout = '5min';`,
+        },
+      ];
+}
+
+export function findingsOnCitus(citus: CitusTables | undefined, schema: string): Finding[] {
+  const found = citus && commitsApart(citus, schema);
+  return found === undefined ? [] : [{ check: 'citus', ...found }];
 }
 
 export function findingsOnTables(
@@ -149,6 +178,13 @@ export function findingsOnTables(
         check: 'table',
         problem: `${table} is ${kind}: a unique key does not hold across all of its rows`,
         remedy: 'Keep the keys in one ordinary table, or in one that is partitioned by scope or key.',
+      })),
+    ...facts.partitioned
+      .filter(({ isWhole }) => !isWhole)
+      .map(({ table, partitions }) => ({
+        check: 'partitions',
+        problem: `${table} has ${partitions} ${partitions === 1 ? 'partition' : 'partitions'}, and rows that belong into none of them are refused: their requests get 503`,
+        remedy: `Add what is missing: partitions by HASH for each remainder (see \\d+ ${table}), of other kinds a DEFAULT one; npx nestjs-idempotency migration:sql --partitions 8 on a database with plain tables prints a whole set.`,
       })),
     ...facts.bloated.map(({ table, deadRows, liveRows }) => ({
       check: 'bloat',

@@ -1,11 +1,14 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Client } from 'pg';
+import { DataSource } from 'typeorm';
 import { describeFailure } from '../../src/cli/failure.js';
 import { runCommand } from '../../src/cli/run-command.js';
 import type { Finding } from '../../src/cli/findings.js';
+import { Diagnosis } from '../../src/postgres/statements/diagnosis.js';
 import { type CliResult, runCliHere } from '../support/cli.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { createEmptyDatabase, queryOn } from '../support/empty-database.js';
+import { turnTablesInto } from '../support/table-kinds.js';
 
 const RESPONSE_BODY = 'what the client was answered';
 
@@ -259,6 +262,44 @@ describe('doctor', () => {
     );
     await database.drop();
     await onServer(`drop role ${role}`);
+  });
+
+  it('finds that partitions are missing, and nothing of tables that have them all', async () => {
+    await turnTablesInto('8 HASH partitions', database.url);
+    expect((await examine(database.url)).checks).toEqual([]);
+    const [partition] = await queryOn<{ name: string }>(
+      database.url,
+      `select inhrelid::regclass::text as name from pg_inherits where inhparent = 'idempotency_keys'::regclass limit 1`,
+    );
+    await queryOn(database.url, `drop table ${partition!.name}`);
+    const { checks, findings } = await examine(database.url);
+    expect(checks).toEqual(['partitions']);
+    expect(findings[0]!.problem).toMatch(/^idempotency_keys has 7 partitions, /);
+    await database.drop();
+  });
+
+  it('finds sessions that are idle in a transaction, once they are it for long', async () => {
+    const [idle, dataSource] = [new Client(database.url), new DataSource({ type: 'postgres', url: database.url })];
+    await idle.connect();
+    await idle.query('begin');
+    await dataSource.initialize();
+    try {
+      const diagnosis = new Diagnosis(dataSource);
+      expect(await diagnosis.idleTransactions(0)).toEqual({ count: 1, oldestSeconds: expect.any(Number) });
+      expect(await diagnosis.idleTransactions(600)).toEqual({ count: 0, oldestSeconds: 0 });
+    } finally {
+      await idle.end();
+      await dataSource.destroy();
+    }
+    await database.drop();
+  });
+
+  it('says what it runs on', async () => {
+    const { stdout } = await runCliHere(['doctor', '--url', database.url]);
+    expect(stdout).toMatch(/^nestjs-idempotency \S+, TypeORM [01]\.\S+, pg 8\.\S+, on PostgreSQL 1\d/);
+    const told = JSON.parse((await runCliHere(['doctor', '--json', '--url', database.url])).stdout) as object;
+    expect(told).toMatchObject({ versions: { postgres: expect.stringMatching(/^1\d/) }, pooler: null });
+    await database.drop();
   });
 
   it('finds tables that are not there, or not of this version', async () => {

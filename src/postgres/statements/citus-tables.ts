@@ -65,9 +65,20 @@ export async function adviceOnPlainTables(db: Queryable, tables: readonly string
  *
  * @throws Error that says what to run
  */
-export function assertCommitsTogether({ plain, keysElsewhere, elsewhere }: CitusTables, schema: string): void {
+export function assertCommitsTogether(citus: CitusTables, schema: string): void {
+  const found = commitsApart(citus, schema);
+  if (found !== undefined) {
+    throw new Error(`${found.problem}. ${found.remedy}`);
+  }
+}
+
+/** Nothing where all commits together. */
+export function commitsApart(
+  { plain, keysElsewhere, elsewhere }: CitusTables,
+  schema: string,
+): { problem: string; remedy: string } | undefined {
   if (plain.length === 0 || elsewhere === undefined) {
-    return;
+    return undefined;
   }
   const call = (name: string, table: string, rest = ''): string =>
     `select ${name}('${table.replaceAll("'", "''")}'${rest});`;
@@ -82,11 +93,12 @@ export function assertCommitsTogether({ plain, keysElsewhere, elsewhere }: Citus
   const remedies = [local.join(' '), distributed.join(' ')];
   // What a migration has added to keys that Citus has: steps go where these are.
   const remedy = plain.length === 2 ? `either ${remedies.join(' or ')}` : remedies[keysElsewhere ? 1 : 0]!;
-  throw new Error(
-    `the table ${plain[0]} is a plain table beside distributed ones (${elsewhere}), and Citus does not commit the two ` +
-      `together: a crash can keep a handler's writes without its key. Run, on the coordinator, ${remedy} If no handler ` +
-      `with @Idempotent() writes to such a table, say so by the option \`localWrites: true\`.`,
-  );
+  return {
+    problem:
+      `the table ${plain[0]} is a plain table beside distributed ones (${elsewhere}), and Citus does not commit the two ` +
+      `together: a crash can keep a handler's writes without its key`,
+    remedy: `Run, on the coordinator, ${remedy} If no handler with @Idempotent() writes to such a table, say so by the option \`localWrites: true\`.`,
+  };
 }
 
 /**

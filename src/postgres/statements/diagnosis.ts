@@ -15,6 +15,7 @@ export interface ServerFacts {
   maxConnections: number;
   reservedConnections: number;
   statementTimeoutMs: number;
+  idleInTransactionTimeoutMs: number;
   role: string;
   backendPid: number;
   clockMs: number;
@@ -31,8 +32,15 @@ export interface TableFacts {
   unusual: { table: string; kind: string }[];
   /** Schemas of tables of the same name. */
   schemas: string[];
+  partitioned: { table: string; partitions: number; isWhole: boolean }[];
   bloated: { table: string; deadRows: number; liveRows: number }[];
   autovacuumOff: string[];
+}
+
+/** Sessions of this database that are in a transaction and do nothing, as far as the role may see them. */
+export interface IdleTransactions {
+  count: number;
+  oldestSeconds: number;
 }
 
 export interface KeyFacts {
@@ -84,6 +92,7 @@ export class Diagnosis {
          current_setting('superuser_reserved_connections')::int4
            + coalesce(current_setting('reserved_connections', true), '0')::int4 as "reservedConnections",
          (select setting::float8 from pg_settings where name = 'statement_timeout') as "statementTimeoutMs",
+         (select setting::float8 from pg_settings where name = 'idle_in_transaction_session_timeout') as "idleInTransactionTimeoutMs",
          current_user::text as role, pg_backend_pid() as "backendPid",
          extract(epoch from clock_timestamp())::float8 * 1000 as "clockMs"`,
     );
@@ -118,6 +127,12 @@ export class Diagnosis {
               when relkind = 'p' then 'partitioned'
               else 'a parent of others by INHERITS' end)), '[]')
           from own where is_root and (relkind in ('f', 'p') or exists (select from pg_inherits where inhparent = own.oid))) as unusual,
+         (select coalesce(json_agg(json_build_object('table', p.oid::regclass::text, 'partitions', parts.count,
+                 'isWhole', p.partdefid <> 0 or coalesce(parts.share, 0) > 0.999999)), '[]')
+          from (select own.oid, d.partdefid, d.partstrat from own join pg_partitioned_table d on d.partrelid = own.oid where is_root) p,
+            lateral (select count(*)::int4 as count,
+                       sum(1 / substring(pg_get_expr(c.relpartbound, c.oid) from 'modulus (\\d+)')::numeric) as share
+                     from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = p.oid) parts) as partitioned,
          array(select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
            where c.relname = '${KEYS_TABLE}' and c.relkind in ('r', 'p', 'f') order by 1) as schemas,
          (select coalesce(json_agg(json_build_object('table', s.relid::regclass::text, 'deadRows', s.n_dead_tup, 'liveRows', s.n_live_tup)), '[]')
@@ -126,6 +141,19 @@ export class Diagnosis {
          array(select oid::regclass::text from own where 'autovacuum_enabled=false' = any (reloptions)
            or 'autovacuum_enabled=off' = any (reloptions)) as "autovacuumOff"`,
       [names, INDEXES, CONSTRAINTS, PRIVILEGES],
+    );
+    return facts!;
+  }
+
+  /** Those of more than so many seconds. */
+  async idleTransactions(longerThanSeconds: number): Promise<IdleTransactions> {
+    const [facts] = await rowsOf<IdleTransactions>(
+      this.db,
+      `select count(*)::int4 as count, coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0)::float8 as "oldestSeconds"
+       from pg_stat_activity
+       where datname = current_database() and state like 'idle in transaction%'
+         and state_change < clock_timestamp() - $1::float8 * interval '1 s'`,
+      [longerThanSeconds],
     );
     return facts!;
   }
@@ -145,17 +173,5 @@ export class Diagnosis {
        from ${keys} where expires_at = 'infinity' and ${UNFINISHED_STATE} = 'interrupted'`,
     );
     return { ...due!, ...waiting! };
-  }
-
-  /** Whether this session keeps statements that were prepared by name, as pg sends them: some poolers forget them. */
-  async keepsPreparedStatements(): Promise<boolean> {
-    try {
-      await this.db.query(`prepare nestjs_idempotency_doctor as select 1`);
-      await this.db.query(`execute nestjs_idempotency_doctor`);
-      await this.db.query(`deallocate nestjs_idempotency_doctor`);
-      return true;
-    } catch {
-      return false;
-    }
   }
 }
