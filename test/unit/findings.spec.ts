@@ -99,7 +99,7 @@ describe('the doctor', () => {
   });
 
   it('finds plain tables beside distributed ones of Citus', () => {
-    const citus = { plain: ['idempotency_keys'], keysElsewhere: false, elsewhere: 'orders' };
+    const citus = { plain: ['idempotency_keys', 'idempotency_steps'], keysElsewhere: false, elsewhere: 'orders' };
     expect(findingsOnCitus(citus, 'public')).toMatchObject([
       { check: 'citus', remedy: expect.stringContaining('create_distributed_table') },
     ]);
