@@ -11,6 +11,7 @@ import { isCallOnClass } from './idempotency-class.interceptor.js';
 import { IdempotencyKeyMalformedException, IdempotencyKeyMissingException } from './protocol/exceptions.js';
 import type { HoldingMode, RouteOptions } from './protocol/options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
+import { ObservedReport } from './requests/observed-report.js';
 import { ObservedRun } from './requests/observed-run.js';
 import { COPY } from './two-copies.js';
 import { OWN_PACKAGE } from './util/installed.js';
@@ -49,7 +50,8 @@ export class IdempotencyInterceptor implements NestInterceptor {
     const options = routes.ofContext(context);
     const exchange = HttpExchange.of(context);
     if (options.mode === 'observe') {
-      const around = { claims, keys, observer, options, route: routeOf(context) };
+      const report = events.isHeard ? new ObservedReport(events, sourceOf(context, exchange)) : undefined;
+      const around = { claims, keys, observer, options, route: routeOf(context), report };
       const observed = new ObservedRun(exchange, around, () => next.handle(), outer);
       void observed.begin({
         read: () => this.describe(context, exchange, options),
@@ -125,8 +127,12 @@ export class IdempotencyInterceptor implements NestInterceptor {
 function reportOf(
   events: EventPublisher,
   context: ExecutionContext,
-  { request, route }: HttpExchange,
+  exchange: HttpExchange,
   mode: HoldingMode,
 ): RunReport {
-  return new RunReport(events, { method: request.method ?? '', route: route ?? routeOf(context), mode });
+  return new RunReport(events, { ...sourceOf(context, exchange), mode });
+}
+
+function sourceOf(context: ExecutionContext, { request, route }: HttpExchange): { method: string; route: string } {
+  return { method: request.method ?? '', route: route ?? routeOf(context) };
 }

@@ -2,6 +2,8 @@ export { IDEMPOTENCY_CHANNEL } from './protocol/events.js';
 export type {
   EventSource,
   IdempotencyEvent,
+  ObservedEvent,
+  ObservedOutcome,
   PurgeEvent,
   RequestEvent,
   RequestEventType,

@@ -29,7 +29,8 @@ Options:
   --partitions <number>  migration:sql: print instead how the tables become ones of that many HASH
                          partitions, 2 to 1000, or with 0 plain ones again
   --dry-run              purge: only say how many
-  --state <state>        list: completed, running, interrupted, released or steps-changed
+  --state <state>        list: completed, running, interrupted, released, steps-changed or
+                         observed (by observe mode alone; replayed to nobody)
   --method, --path, --scope <text>
                          list: of this method, path from its beginning, and scope
   --expired              list: also those that have expired

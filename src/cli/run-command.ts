@@ -22,7 +22,7 @@ const COMMANDS = new Map<string, CommandDefinition>([
   ['migration:run', { run: migrationRun, options: ['json'] }],
   ['migration:revert', { run: migrationRevert, options: ['json'] }],
   ['migration:show', { run: migrationShow, options: ['json'] }],
-  ['migration:sql', { run: migrationSql, options: ['partitions'] }],
+  ['migration:sql', { run: migrationSql, options: ['json', 'partitions'] }],
   ['stats', { run: stats, options: ['json', 'limit'] }],
   [
     'list',

@@ -1,7 +1,7 @@
 import { type Attributes, type Meter, metrics, SpanKind, trace, type Tracer } from '@opentelemetry/api';
 import { Injectable, type OnModuleInit } from '@nestjs/common';
 import { IdempotencyRuntime } from '../idempotency.runtime.js';
-import type { IdempotencyEvent, PurgeEvent, RequestEvent, StepEvent } from '../protocol/events.js';
+import type { IdempotencyEvent, ObservedEvent, RequestEvent, StepEvent } from '../protocol/events.js';
 import { KEYS_TABLE } from '../postgres/table-name.js';
 import { currentTraceparent, linkTo } from './traceparent.js';
 
@@ -32,7 +32,7 @@ export class IdempotencyTelemetry implements OnModuleInit {
     this.runtime.traceContext = currentTraceparent;
     this.runtime.events.listen((event) => {
       tell(event);
-      if ('status' in event || event.type === 'claimed') {
+      if (event.type !== 'observed' && ('status' in event || event.type === 'claimed')) {
         this.span(event as RequestEvent);
       }
     });
@@ -114,6 +114,7 @@ export class IdempotencyTelemetry implements OnModuleInit {
 
 function recorderOn(meter: Meter): (event: IdempotencyEvent) => void {
   const requests = meter.createCounter('idempotency.requests', { unit: '{request}' });
+  const observed = meter.createCounter('idempotency.requests.observed', { unit: '{request}' });
   const steps = meter.createCounter('idempotency.steps', { unit: '{step}' });
   const purged = meter.createCounter('idempotency.keys.purged', { unit: '{key}' });
   const durations = {
@@ -143,6 +144,9 @@ function recorderOn(meter: Meter): (event: IdempotencyEvent) => void {
       case 'purge-batch':
         purged.add(event.deleted);
         break;
+      case 'observed':
+        observed.add(1, { ...attributesOf(event), 'idempotency.outcome': event.outcome });
+        break;
       case 'step-run':
       case 'step-remembered':
         steps.add(1, { ...attributesOf(event), 'idempotency.step': event.step });
@@ -153,7 +157,7 @@ function recorderOn(meter: Meter): (event: IdempotencyEvent) => void {
   };
 }
 
-function attributesOf(event: Exclude<RequestEvent | StepEvent, PurgeEvent>): Attributes {
+function attributesOf(event: RequestEvent | StepEvent | ObservedEvent): Attributes {
   return {
     'http.request.method': event.method,
     'http.route': event.route,

@@ -99,6 +99,42 @@ export interface StepEvent extends EventSource {
   readonly stepMs?: number;
 }
 
+/**
+ * What another mode would have made of a request in observe mode, whose handler has run all the same: one for each, once it
+ * has ended, or at once where another mode would have refused it.
+ */
+export interface ObservedEvent {
+  readonly type: 'observed';
+  readonly method: string;
+  /** As the router has it, `/payments/:id`. */
+  readonly route: string;
+  readonly mode: 'observe';
+  /** As in {@link EventSource}. */
+  readonly scopeHash?: string;
+  readonly keyHash?: string;
+  /** The end that another mode would have published; `in-flight` also where it would have waited (`inFlight`). */
+  readonly outcome: ObservedOutcome;
+  /** What the client was answered, where the response has ended. */
+  readonly status?: number;
+  /** Of one that would have been replayed: whether its handler has answered the same, status and body. */
+  readonly isSame?: boolean;
+}
+
+export type ObservedOutcome = Extract<
+  RequestEventType,
+  | 'recorded'
+  | 'rolled-back'
+  | 'replayed'
+  | 'in-flight'
+  | 'mismatch'
+  | 'not-kept'
+  | 'missing'
+  | 'malformed'
+  | 'refused'
+  | 'unprotected'
+  | 'store-unavailable'
+>;
+
 /** One DELETE of the purge. */
 export interface PurgeEvent {
   readonly type: 'purge-batch';
@@ -108,4 +144,4 @@ export interface PurgeEvent {
   readonly locked: boolean;
 }
 
-export type IdempotencyEvent = RequestEvent | StepEvent | PurgeEvent;
+export type IdempotencyEvent = RequestEvent | StepEvent | ObservedEvent | PurgeEvent;

@@ -7,6 +7,7 @@ import type { IdempotentRequest, RequestWithoutKey } from '../protocol/request.j
 import type { Claims } from './claims.js';
 import { contextOf } from './handler-context.js';
 import type { KeylessRequest } from './keyless-request.js';
+import type { ObservedReport } from './observed-report.js';
 import type { Observer } from './observer.js';
 import { type HandlerEnd, verdictOn } from './verdict.js';
 
@@ -17,6 +18,8 @@ interface Surroundings {
   readonly options: RouteOptions;
   /** `PaymentsController.create` */
   readonly route: string;
+  /** Absent where nobody listens. */
+  readonly report: ObservedReport | undefined;
 }
 
 /** How the request is read. */
@@ -51,13 +54,15 @@ export class ObservedRun {
     if (this.isTurnedAway) {
       return;
     }
-    const { claims, keys, observer, options, route } = this.around;
+    const { claims, keys, observer, options, route, report } = this.around;
     const claim = claims.withoutKey(options, `${described.method} ${described.path}`);
     this.exchange.pass(contextOf({ request: identified(described, claim), attempt: 1, claim }, keys));
     if (described.key !== undefined) {
       this.request = described;
-      observer.begin(described, options, route);
+      observer.begin(described, options, route, report);
       watchResponse(this.exchange.response, (watched) => this.responseEnded(watched));
+    } else {
+      report?.end('unprotected');
     }
     claim
       .run(this.handle)
@@ -81,7 +86,7 @@ export class ObservedRun {
       this.exchange.assertHoldable();
       return await read();
     } catch (error) {
-      this.around.observer.tellRefused(this.around.route, error);
+      this.around.observer.tellRefused(this.around.route, error, this.around.report);
       return withoutKey();
     }
   }
@@ -103,12 +108,12 @@ export class ObservedRun {
       return;
     }
     this.request = undefined; // once
-    const { observer, options, route } = this.around;
+    const { observer, options, route, report } = this.around;
     const ranBeside = observer.end(request);
     const writer = this.exchange.answersException ? 'error' : 'framework';
     const verdict = verdictOn(handlerEnd, writer, watched.status, options.storeErrors);
     const isOutcome = verdict === 'record' || verdict === 'record the error';
-    observer.settle({ request, options, route, response: watched, isOutcome, ranBeside, startedAt, endedAt });
+    observer.settle({ request, options, route, report, response: watched, isOutcome, ranBeside, startedAt, endedAt });
   }
 }
 

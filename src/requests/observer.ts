@@ -6,6 +6,7 @@ import { IdempotencyKeyReusedException } from '../protocol/exceptions.js';
 import type { RouteOptions } from '../protocol/options.js';
 import type { IdempotentRequest } from '../protocol/request.js';
 import { errorWithoutValues } from '../util/error-without-values.js';
+import type { ObservedReport } from './observed-report.js';
 
 /** A request in observe mode whose handler and response have both ended. */
 export interface Observation {
@@ -13,6 +14,8 @@ export interface Observation {
   options: RouteOptions;
   /** `PaymentsController.create` */
   route: string;
+  /** Absent where nobody listens. */
+  report: ObservedReport | undefined;
   response: ObservedResponse;
   /** Whether another mode would have recorded the response. */
   isOutcome: boolean;
@@ -40,12 +43,12 @@ export class Observer {
   ) {}
 
   /** The request's handler is about to run. */
-  begin(request: IdempotentRequest, options: RouteOptions, route: string): void {
+  begin(request: IdempotentRequest, options: RouteOptions, route: string, report: ObservedReport | undefined): void {
     const name = nameOf(request);
     const others = this.running.get(name)?.count ?? 0;
     this.running.set(name, { count: others + 1, ranBeside: others > 0 });
     if (others > 0) {
-      this.tellInFlight(request, options, route);
+      this.tellInFlight(request, options, route, report);
     }
   }
 
@@ -66,7 +69,7 @@ export class Observer {
     const before = this.settling.get(name);
     const settled = Promise.resolve(before)
       .then(() => this.compare(observation))
-      .catch((error: unknown) => this.tellFailure(observation.route, error))
+      .catch((error: unknown) => this.tellFailure(observation, error))
       .finally(() => {
         if (this.settling.get(name) === settled) {
           this.settling.delete(name);
@@ -81,14 +84,15 @@ export class Observer {
   }
 
   /** @param error what another mode would have answered the request with, before its handler */
-  tellRefused(route: string, error: unknown): void {
+  tellRefused(route: string, error: unknown, report: ObservedReport | undefined): void {
+    report?.refused(error);
     const status = error instanceof HttpException ? error.getStatus() : 500;
     const why = error instanceof Error ? error.message : String(error);
     this.warn(route, undefined, `would have been answered ${status}: ${why}`);
   }
 
   private async compare(observation: Observation): Promise<void> {
-    const { request, options, response, isOutcome, startedAt, endedAt } = observation;
+    const { request, options, response, isOutcome, startedAt, endedAt, report } = observation;
     const ranMs = performance.now() - startedAt; // before the question: its way must not count
     let found = await this.keys.find(this.connections, request);
     if (found === undefined && isOutcome) {
@@ -99,32 +103,45 @@ export class Observer {
     if (found !== undefined) {
       this.tell(observation, found, ranMs);
     }
+    report?.end(isOutcome ? 'recorded' : 'rolled-back', request, { status: response.status }); // unless it was told otherwise
   }
 
-  private tell({ request, options, route, response, ranBeside }: Observation, found: ObservedKey, ranMs: number): void {
+  private tell(observation: Observation, found: ObservedKey, ranMs: number): void {
+    const { request, options, route, response, ranBeside, report } = observation;
+    const { status } = response;
     if (ranBeside) {
       return; // it was told, or is the one that the others were beside
     }
     if (found.response === undefined || (!found.isOwn && found.ageMs < ranMs)) {
-      this.tellInFlight(request, options, route); // another process recorded it while this one ran
+      this.tellInFlight(request, options, route, report); // another process recorded it while this one ran
     } else if (!isSame(found, request)) {
+      report?.end('mismatch', request, { status });
       const problem = new IdempotencyKeyReusedException();
       this.warn(route, request, `would have been answered ${problem.getStatus()}: ${problem.message}`);
     } else if (!found.bodyKept || found.response.bodyBytes > options.maxBodyBytes) {
+      report?.end('not-kept', request, { status });
       this.warn(route, request, 'would have been answered 409: its response was too large to be kept (`maxBodyBytes`)');
     } else {
       const differs = differenceOf(found.response, response);
+      report?.end('replayed', request, { status, isSame: differs === '' });
       const message = `would have been answered by a replay of ${found.response.status}, and its handler not have run`;
       Observer.logger.log(said(route, request, `${message}${differs}`));
     }
   }
 
-  private tellInFlight(request: IdempotentRequest, { inFlight }: RouteOptions, route: string): void {
+  private tellInFlight(
+    request: IdempotentRequest,
+    { inFlight }: RouteOptions,
+    route: string,
+    report: ObservedReport | undefined,
+  ): void {
+    report?.end('in-flight', request);
     const answer = inFlight === 'reject' ? 'been answered 409' : `waited for up to ${inFlight.waitMs} ms`;
     this.warn(route, request, `would have ${answer}: a request with its key was in flight`);
   }
 
-  private tellFailure(route: string, error: unknown): void {
+  private tellFailure({ route, request, report }: Observation, error: unknown): void {
+    report?.end('store-unavailable', request);
     const { message } = errorWithoutValues(error) as Error;
     Observer.logger.warn(`observe: a request to ${route} could not be compared: ${message}`);
   }

@@ -4,7 +4,10 @@ import { DataSource } from 'typeorm';
 import { describeFailure } from '../../src/cli/failure.js';
 import { runCommand } from '../../src/cli/run-command.js';
 import type { Finding } from '../../src/cli/findings.js';
+import { idempotencyMigrations } from '../../src/index.js';
 import { Diagnosis } from '../../src/postgres/statements/diagnosis.js';
+import { ObservedKeys } from '../../src/postgres/statements/observed-keys.js';
+import type { KeyStatistics } from '../../src/postgres/statements/operator-store.js';
 import { type CliResult, runCliHere } from '../support/cli.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { createEmptyDatabase, queryOn } from '../support/empty-database.js';
@@ -57,7 +60,7 @@ describe('the commands of an operator', () => {
   it('stats tells what there is, how old it is, where it came from and what it takes', async () => {
     expect(await json('stats')).toEqual({
       rows: 5,
-      states: { completed: 1, running: 1, interrupted: 1, released: 1, 'steps-changed': 0 },
+      states: { completed: 1, running: 1, interrupted: 1, released: 1, 'steps-changed': 0, observed: 0 },
       expired: 1,
       purgeLagSeconds: expect.closeTo(7_200, -2),
       oldestInFlightSeconds: expect.closeTo(10, -2),
@@ -178,6 +181,72 @@ describe('the commands of an operator', () => {
   ])('refuse wrong usage before anything is connected to: %j', async (args, message) => {
     const failure = await runCommand([...args, '--url', 'postgres://127.0.0.1:1/nowhere']).catch(describeFailure);
     expect(failure).toMatchObject({ exitCode: 2, message: expect.stringContaining(message) });
+  });
+});
+
+describe('keys of observe mode', () => {
+  it('are told apart from those that can be replayed', async () => {
+    const database = await createTestDatabase();
+    const dataSource = await new DataSource({ type: 'postgres', url: database.url }).initialize();
+    await queryOn(database.url, FIXTURE, [RESPONSE_BODY]);
+    const request = {
+      fingerprint: Buffer.alloc(32),
+      fingerprintVersion: 1,
+      method: 'POST',
+      path: '/seen',
+      ttlMs: 60_000,
+    };
+    const response = { status: 201, bodyBytes: 1, sha256: '0'.repeat(64) };
+    const seen = { ...request, scope: 'ada', key: 'seen', response, endedMsAgo: 0 };
+    expect(await new ObservedKeys(undefined).add(dataSource, seen)).toBe(true);
+    await dataSource.destroy();
+    const ask = async (...args: string[]) =>
+      JSON.parse((await runCliHere([...args, '--json', '--url', database.url])).stdout) as Record<string, unknown>;
+
+    const stats = (await ask('stats')) as unknown as KeyStatistics;
+    expect(stats.states).toEqual({
+      completed: 1,
+      running: 1,
+      interrupted: 1,
+      released: 1,
+      'steps-changed': 0,
+      observed: 1,
+    });
+    expect(stats.scopes.map(({ scope }) => scope)).toEqual(['ada', 'bob']);
+    expect(stats.routes.map(({ path }) => path)).not.toContain('/seen');
+
+    const observed = [expect.objectContaining({ key: 'seen', state: 'observed', status: 201 })];
+    expect((await ask('list', '--state', 'observed'))['keys']).toEqual(observed);
+    expect((await ask('list', '--scope', 'ada', '--path', '/seen'))['keys']).toEqual(observed); // by the scope of the caller
+    const completed = (await ask('list', '--state', 'completed'))['keys'] as { key: string }[];
+    expect(completed.map(({ key }) => key)).toEqual(['done']);
+    await database.drop();
+  });
+});
+
+describe('the commands for migrations', () => {
+  it('print JSON, one document, where that is asked for', async () => {
+    const empty = await createEmptyDatabase();
+    const ask = async (...args: string[]) => {
+      const { stdout, exitCode } = await runCliHere([...args, '--json', '--url', empty.url]);
+      return { exitCode, told: JSON.parse(stdout) as Record<string, unknown> };
+    };
+    const names = idempotencyMigrations.map(({ name }) => name);
+    const states = (applied: boolean) => names.map((name) => ({ name, applied }));
+
+    expect(await ask('migration:show')).toEqual({ exitCode: 0, told: { migrations: states(false), partitions: 0 } });
+    const { statements } = (await ask('migration:sql')).told as { statements: string[] };
+    expect(statements.join('\n')).toContain('create table "idempotency_keys"');
+    expect(await ask('migration:run')).toEqual({ exitCode: 0, told: { applied: names } });
+    expect(await ask('migration:run')).toEqual({ exitCode: 0, told: { applied: [] } });
+    expect(await ask('migration:sql')).toEqual({ exitCode: 0, told: { statements: [] } });
+    expect(await ask('migration:show')).toEqual({ exitCode: 0, told: { migrations: states(true), partitions: 0 } });
+    const newestFirst = names.toReversed();
+    for (const name of newestFirst) {
+      expect(await ask('migration:revert')).toEqual({ exitCode: 0, told: { reverted: name } });
+    }
+    expect(await ask('migration:revert')).toEqual({ exitCode: 0, told: { reverted: null } });
+    await empty.drop();
   });
 });
 

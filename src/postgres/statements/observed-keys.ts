@@ -116,9 +116,12 @@ export class ObservedKeys {
   }
 }
 
+/** What the scopes of observed keys begin with. */
+export const OBSERVED_SCOPE = 'nestjs-idempotency:observed:';
+
 /** As long for any scope. */
-function observedScope(scope: string): string {
-  return `nestjs-idempotency:observed:${createHash('sha256').update(scope).digest('hex')}`;
+export function observedScope(scope: string): string {
+  return `${OBSERVED_SCOPE}${createHash('sha256').update(scope).digest('hex')}`;
 }
 
 function observedKeyOf(row: Row): ObservedKey {

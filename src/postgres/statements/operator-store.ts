@@ -2,10 +2,12 @@ import type { HeaderLine } from '../../protocol/response.js';
 import { type Attention, type KeyIdentity, type UnfinishedState } from '../../protocol/stored-key.js';
 import { type Queryable, rowsOf } from '../queryable.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
+import { OBSERVED_SCOPE, observedScope } from './observed-keys.js';
 import { epochMs, UNFINISHED_STATE } from './shared-statements.js';
 
-export const KEY_STATES = ['completed', 'running', 'interrupted', 'released', 'steps-changed'] as const;
-export type KeyState = 'completed' | UnfinishedState;
+/** `observed`: met in observe mode, so that no request of another mode ever finds it. */
+export const KEY_STATES = ['completed', 'running', 'interrupted', 'released', 'steps-changed', 'observed'] as const;
+export type KeyState = 'completed' | 'observed' | UnfinishedState;
 
 export interface KeyFilter {
   state?: KeyState | undefined;
@@ -70,7 +72,8 @@ export interface KeyStatistics {
 const HOUR_S = 3_600;
 const AGES_S = [HOUR_S, 6 * HOUR_S, 24 * HOUR_S, 7 * 24 * HOUR_S];
 
-const STATE = `coalesce(${UNFINISHED_STATE}, 'completed')`;
+const IS_OBSERVED = `starts_with(scope, '${OBSERVED_SCOPE}')`;
+const STATE = `case when ${IS_OBSERVED} then 'observed' else coalesce(${UNFINISHED_STATE}, 'completed') end`;
 const COLUMNS = `k.scope, k.key, ${STATE} as state, k.method, k.path, k.response_status as status,
   k.response_bytes::float8 as bytes, k.attempt, ${epochMs('k.created_at')} as created_at_ms,
   ${epochMs('k.expires_at')} as expires_at_ms, k.expires_at <= clock_timestamp() as expired`;
@@ -101,11 +104,21 @@ export class OperatorStore {
       this.db,
       `select ${COLUMNS} from ${this.keys} k
        where ($1::text is null or ${STATE} = $1::text) and ($2::text is null or k.method = $2::text)
-         and ($3::text is null or starts_with(k.path, $3::text)) and ($4::text is null or k.scope = $4::text)
+         and ($3::text is null or starts_with(k.path, $3::text)) and ($4::text is null or k.scope in ($4::text, $9::text))
          and ($5::bool or k.expires_at > clock_timestamp())
          and ($6::text is null or (k.scope, k.key) > ($6::text, $7::text))
        order by k.scope, k.key limit $8::int4`,
-      [state, method, path, scope, expired === true, after?.scope, after?.key, limit],
+      [
+        state,
+        method,
+        path,
+        scope,
+        expired === true,
+        after?.scope,
+        after?.key,
+        limit,
+        scope === undefined ? undefined : observedScope(scope),
+      ],
     );
     return rows.map(listedOf);
   }
@@ -178,12 +191,12 @@ export class OperatorStore {
       routes: await rowsOf(
         this.db,
         String.raw`select method, regexp_replace(path, '/(\d+|[0-9a-fA-F-]{32,36})(?=/|$)', '/:id', 'g') as path, count(*)::int4 as keys
-         from ${this.keys} group by 1, 2 order by 3 desc, 1, 2 limit $1::int4`,
+         from ${this.keys} where not ${IS_OBSERVED} group by 1, 2 order by 3 desc, 1, 2 limit $1::int4`,
         [top],
       ),
       scopes: await rowsOf(
         this.db,
-        `select scope, count(*)::int4 as keys from ${this.keys} group by 1 order by 2 desc, 1 limit $1::int4`,
+        `select scope, count(*)::int4 as keys from ${this.keys} where not ${IS_OBSERVED} group by 1 order by 2 desc, 1 limit $1::int4`,
         [top],
       ),
       disk: await this.disk(),

@@ -1,5 +1,17 @@
-import { Body, ConflictException, Controller, Param, Post } from '@nestjs/common';
+import {
+  Body,
+  type CallHandler,
+  ConflictException,
+  Controller,
+  type ExecutionContext,
+  type NestInterceptor,
+  Param,
+  Post,
+  RequestTimeoutException,
+  UseInterceptors,
+} from '@nestjs/common';
 import { InjectDataSource } from '@nestjs/typeorm';
+import { throwError, timeout } from 'rxjs';
 import type { DataSource } from 'typeorm';
 import { deferred } from '../../../src/util/deferred.js';
 import { Idempotent, IdempotencyContext } from '../../../src/index.js';
@@ -13,6 +25,15 @@ export const gate = { entered: deferred(), opened: deferred() };
 export function closeGate(): void {
   gate.entered = deferred();
   gate.opened = deferred();
+}
+
+/** Turns away from who is in a hurry. */
+class HurryInterceptor implements NestInterceptor {
+  intercept(context: ExecutionContext, next: CallHandler) {
+    const { headers } = context.switchToHttp().getRequest<{ headers: Record<string, string> }>();
+    const late = () => throwError(() => new RequestTimeoutException());
+    return 'x-hurry' in headers ? next.handle().pipe(timeout({ first: 50, with: late })) : next.handle();
+  }
 }
 
 @Controller('shops/:shop')
@@ -35,10 +56,22 @@ export class EventsController {
         gate.entered.resolve();
         await gate.opened.promise;
         break;
+      case 'meet others':
+        await this.dataSource.query(`do $$ begin raise exception 'met another' using errcode = '40001'; end $$`);
+        break;
       case 'meet another':
         if (attempt === 1) throw Object.assign(new Error('as PostgreSQL says it'), { code: '40001' });
     }
     return { secret: SECRET, padding: 'x'.repeat(size) };
+  }
+
+  /** What is further out gives it up while it waits for the one before. */
+  @Post('hurried')
+  @Idempotent({ inFlight: { waitMs: 10_000 } })
+  @UseInterceptors(HurryInterceptor)
+  async hurried(): Promise<void> {
+    gate.entered.resolve();
+    await gate.opened.promise;
   }
 
   @Post('impatient')
@@ -60,11 +93,14 @@ export class EventsController {
     @IdempotencyContext() { step, attempt }: IdempotencyContext,
     @Param('shop') shop: string,
   ): Promise<unknown> {
+    if (what === 'change' && attempt > 1) return step('charge anew', () => ({ secret: SECRET }));
     const charged = await step('charge', { key: shop }, () => ({ secret: SECRET }));
-    if (what === 'die' && attempt === 1) {
+    if (what === 'change') throw new Error('failed as asked');
+    if ((what === 'die' || what === 'go on') && attempt === 1) {
       gate.entered.resolve();
       await gate.opened.promise;
     }
+    if (what === 'go on') await step('book', () => 'booked');
     return charged;
   }
 }

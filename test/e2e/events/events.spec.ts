@@ -218,6 +218,40 @@ describe.each(ADAPTERS)('events on %s', (adapter) => {
     await first;
   });
 
+  it('tell of concurrent transactions that were in the way to the end', async () => {
+    expect((await pay({ what: 'meet others' })).status).toBe(503);
+    expect(types()).toEqual(['claimed', 'run-again', 'claimed', 'conflict']);
+    expect(told[3]).toMatchObject({ status: 503, problem: 'transaction-conflict', attempt: 2, handlerMs: MS });
+  });
+
+  it('tell of a request that was given up before its handler ran', async () => {
+    const first = test.post('/shops/7/hurried', KEY);
+    await gate.entered.promise;
+    expect((await test.post('/shops/7/hurried', KEY, {}, [['X-Hurry', 'yes']])).status).toBe(408);
+    expect(types()).toEqual(['claimed', 'given-up']);
+    expect(told[1]).toMatchObject({ attempt: 0, keyHash: HASH });
+    gate.opened.resolve();
+    expect((await first).status).toBe(201);
+    expect(types()).toEqual(['claimed', 'given-up', 'recorded']);
+  });
+
+  it('tell of an attempt whose lease another one has taken', async () => {
+    const first = test.post('/shops/7/lease', KEY, { what: 'go on' });
+    await gate.entered.promise;
+    await queryOn(test.databaseUrl, 'update idempotency_keys set claim_id = gen_random_uuid()');
+    gate.opened.resolve();
+    expect((await first).status).toBe(409);
+    expect(types()).toEqual(['claimed', 'step-run', 'lease-lost']);
+    expect(told[2]).toMatchObject({ status: 409, problem: 'lease-lost', attempt: 1 });
+  });
+
+  it('tell of code that no longer comes by the steps of an earlier attempt', async () => {
+    expect((await test.post('/shops/7/lease', KEY, { what: 'change' })).status).toBe(500);
+    expect((await test.post('/shops/7/lease', KEY, { what: 'change' })).status).toBe(409);
+    expect(types()).toEqual(['claimed', 'step-run', 'rolled-back', 'claimed', 'steps-changed']);
+    expect(told[4]).toMatchObject({ status: 409, problem: 'steps-changed', attempt: 2 });
+  });
+
   it('tell of each batch of a purge', async () => {
     await pay();
     await queryOn(test.databaseUrl, `update idempotency_keys set created_at = '2020-01-01', expires_at = '2020-01-02'`);

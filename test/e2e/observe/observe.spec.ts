@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
-import { IdempotencyService } from '../../../src/index.js';
+import { type IdempotencyEvent, IdempotencyService, type ObservedEvent } from '../../../src/index.js';
 import { KEYS_TABLE } from '../../../src/postgres/table-name.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import type { RawResponse } from '../../support/raw-http.js';
@@ -16,6 +16,7 @@ describe.each(ADAPTERS)('a route in observe mode, on %s', (adapter) => {
   let key: string;
   let keys = 0;
   const logged: string[] = [];
+  const events: ObservedEvent[] = [];
 
   beforeAll(async () => {
     database = await createTestDatabase();
@@ -26,7 +27,8 @@ describe.each(ADAPTERS)('a route in observe mode, on %s', (adapter) => {
       shared: [Gate],
       instances: 1,
     };
-    observing = await createTestApp({ ...options, idempotency: { mode: 'observe' } });
+    const onEvent = (event: IdempotencyEvent): void => void events.push(event as ObservedEvent);
+    observing = await createTestApp({ ...options, idempotency: { mode: 'observe', onEvent } });
     another = await createTestApp({ ...options, idempotency: { mode: 'observe' } });
     protecting = await createTestApp(options);
     const collect = (message: unknown): void => void logged.push(String(message));
@@ -44,7 +46,10 @@ describe.each(ADAPTERS)('a route in observe mode, on %s', (adapter) => {
     key = `${adapter}-${keys++}`;
   });
 
-  afterEach(() => void logged.splice(0));
+  afterEach(() => {
+    logged.length = 0;
+    events.length = 0;
+  });
 
   const post = (path = '', label = key, app = observing): Promise<RawResponse> =>
     app.post(`/orders${path}`, key, { label });
@@ -159,6 +164,91 @@ describe.each(ADAPTERS)('a route in observe mode, on %s', (adapter) => {
     await recorded();
     expect((await post('/large')).status).toBe(201);
     await told(/large with key #\w{8} would have been answered 409: its response was too large to be kept/);
+  });
+
+  describe('publishes one event for each request', () => {
+    /** They come behind the answer. */
+    const outcomes = async (count: number): Promise<ObservedEvent['outcome'][]> => {
+      await waitFor(() => events.length >= count, { what: `${count} events` });
+      return events.map(({ outcome }) => outcome);
+    };
+
+    it('of what another mode would have done, with hashes in place of scope and key', async () => {
+      const first = await post();
+      expect(await outcomes(1)).toEqual(['recorded']);
+      await post();
+      expect(await outcomes(2)).toEqual(['recorded', 'replayed']);
+      await post('', `${key}-other`);
+      expect(await outcomes(3)).toEqual(['recorded', 'replayed', 'mismatch']);
+      const HASH = expect.stringMatching(/^[0-9a-f]{32}$/);
+      const source = {
+        type: 'observed',
+        method: 'POST',
+        route: '/orders',
+        mode: 'observe',
+        scopeHash: HASH,
+        keyHash: HASH,
+      };
+      expect(events).toEqual([
+        { ...source, outcome: 'recorded', status: first.status },
+        { ...source, outcome: 'replayed', status: first.status, isSame: false },
+        { ...source, outcome: 'mismatch', status: first.status },
+      ]);
+      expect(JSON.stringify(events)).not.toContain(key);
+    });
+
+    it('whose handler fails, whose error would be stored, or whose response not kept', async () => {
+      await post('/failing');
+      expect(await outcomes(1)).toEqual(['rolled-back']);
+      await post('/failing?status=409');
+      expect(await outcomes(2)).toEqual(['rolled-back', 'recorded']);
+      await post('/failing?status=409');
+      expect(await outcomes(3)).toEqual(['rolled-back', 'recorded', 'replayed']);
+      expect(events[2]).toMatchObject({ status: 409, isSame: true });
+      key += '-large';
+      await post('/large');
+      await outcomes(4);
+      await post('/large');
+      expect((await outcomes(5)).slice(3)).toEqual(['recorded', 'not-kept']);
+    });
+
+    it('that would be refused, or would run without protection', async () => {
+      const send = (path: string, headers: [string, string][]) =>
+        observing.request({
+          method: 'POST',
+          path,
+          headers: [['Content-Type', 'application/json'], ...headers],
+          body: JSON.stringify({ label: key }),
+        });
+      await send('/orders', []);
+      await send('/orders', [['Idempotency-Key', '"']]);
+      await send('/orders/optional', []);
+      expect(await outcomes(3)).toEqual(['missing', 'malformed', 'unprotected']);
+      expect(events.some((event) => 'keyHash' in event)).toBe(false);
+    });
+
+    it('that runs beside another one', async () => {
+      const gate = observing.app.get(Gate);
+      gate.close(key);
+      const first = post();
+      await waitFor(() => gate.arrived.includes(key), { what: 'the handler' });
+      const second = post();
+      expect(await outcomes(1)).toEqual(['in-flight']);
+      gate.open(key);
+      await Promise.all([first, second]);
+      await recorded();
+      expect(await outcomes(2)).toEqual(['in-flight', 'recorded']);
+    });
+
+    it('that cannot be compared', async () => {
+      await observing.dataSource.query(`alter table ${KEYS_TABLE} rename to away`);
+      try {
+        await post();
+        expect(await outcomes(1)).toEqual(['store-unavailable']);
+      } finally {
+        await observing.dataSource.query(`alter table away rename to ${KEYS_TABLE}`);
+      }
+    });
   });
 
   it('holds no response back', async () => {
