@@ -100,6 +100,13 @@ describe('the commands of an operator', () => {
     await expect(names('--after', page.next, '--limit', '3')).resolves.toEqual(['works']);
   });
 
+  it('a key that waits for an operator is told to expire never', async () => {
+    const { stdout } = await run('list', '--state', 'interrupted');
+    expect(stdout).toMatch(/\bstuck\t.*\tnever\n$/);
+    expect((await run('show', 'ada', 'stuck')).stdout).toMatch(/^expires: +never$/m);
+    expect(await json('show', 'ada', 'stuck')).toMatchObject({ expiresAt: null });
+  });
+
   it('list leaves out what would steer a terminal', async () => {
     await queryOn(database.url, String.raw`update idempotency_keys set key = E'\x1b[2J' where key = 'done'`);
     const { stdout } = await run('list', '--scope', 'ada');

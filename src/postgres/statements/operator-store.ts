@@ -80,7 +80,8 @@ const COLUMNS = `k.scope, k.key, ${STATE} as state, k.method, k.path, k.response
 
 interface KeyRow extends Omit<ListedKey, 'createdAt' | 'expiresAt'> {
   created_at_ms: string;
-  expires_at_ms: string;
+  /** `null` for `infinity`. */
+  expires_at_ms: string | null;
 }
 
 /** What operators ask. Each reads as much as it has to, which of a large table may take a while. */
@@ -252,7 +253,7 @@ export class OperatorStore {
 
 function listedOf(row: KeyRow): ListedKey {
   const { scope, key, state, method, path, status, bytes, attempt, expired } = row;
-  const expiresAtMs = Number(row.expires_at_ms);
+  const expires = row.expires_at_ms;
   return {
     scope,
     key,
@@ -263,7 +264,7 @@ function listedOf(row: KeyRow): ListedKey {
     bytes,
     attempt,
     createdAt: new Date(Number(row.created_at_ms)),
-    expiresAt: Number.isFinite(expiresAtMs) ? new Date(expiresAtMs) : null,
+    expiresAt: expires === null ? null : new Date(Number(expires)),
     expired,
   };
 }
