@@ -8,7 +8,7 @@ import { dataSourceSchema } from './postgres/data-source-schema.js';
 import { adviceOnPlainTables } from './postgres/statements/citus-tables.js';
 import { assertHoldsAnyText, assertUsable, findKeyTables, type KeyTables } from './postgres/statements/key-tables.js';
 import { KEYS_TABLE, tableName } from './postgres/table-name.js';
-import { DEFAULT_OPTIONS, type IdempotencyModuleOptions } from './protocol/options.js';
+import { type IdempotencyModuleOptions } from './protocol/options.js';
 import { otherTypeOrm } from './two-copies.js';
 
 /** @throws Error, IdempotencyOptionError */
@@ -41,19 +41,22 @@ export function findDataSource(moduleRef: ModuleRef, name: IdempotencyModuleOpti
  *
  * @throws Error that says what to run
  */
-export async function findTables(dataSource: DataSource, options: IdempotencyModuleOptions): Promise<KeyTables> {
-  const schema = options.schema ?? dataSourceSchema(dataSource);
+export async function findTables(
+  dataSource: DataSource,
+  givenSchema: string | undefined,
+  localWrites: boolean,
+): Promise<KeyTables> {
+  const schema = givenSchema ?? dataSourceSchema(dataSource);
   const tables = await findKeyTables(dataSource, schema).catch(cannotUse);
   if (tables === undefined) {
     const option = schema === undefined ? '' : ` --schema ${shellWord(schema)}`;
     const migrations =
-      options.schema === undefined ? 'idempotencyMigrations' : `idempotencyMigrationsIn(${inspect(options.schema)})`;
+      givenSchema === undefined ? 'idempotencyMigrations' : `idempotencyMigrationsIn(${inspect(givenSchema)})`;
     throw new Error(
       `IdempotencyModule: the table ${tableName(KEYS_TABLE, schema)}, or a later one, is not there. Create them by "npx nestjs-idempotency migration:run${option}" ` +
         `(with DATABASE_URL or --url), or add \`...${migrations}\` from 'nestjs-idempotency/migrations' to your DataSource's \`migrations\`.`,
     );
   }
-  const { localWrites = DEFAULT_OPTIONS.localWrites } = options;
   await assertUsable(dataSource, tables, localWrites).catch(cannotUse);
   await assertHoldsAnyText(dataSource).catch(cannotUse);
   return tables;

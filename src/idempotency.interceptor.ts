@@ -46,7 +46,8 @@ export class IdempotencyInterceptor implements NestInterceptor {
       throw new Error(`@Idempotent() works on HTTP handlers, not in a context of type "${context.getType()}".`);
     }
     const runtime = this.assertModule(context);
-    const { routes, claims, keys, observer, problemBaseUrl, events, encryption, scopeLimits } = runtime;
+    const { routes, claims, keys, observer, settings, events, encryption, scopeLimits } = runtime;
+    const { problemBaseUrl } = settings;
     const options = routes.ofContext(context);
     const exchange = HttpExchange.of(context);
     if (options.mode === 'observe') {
@@ -95,9 +96,9 @@ export class IdempotencyInterceptor implements NestInterceptor {
     if (key === undefined) {
       return describeWithoutKey(context, options);
     }
-    const { expectedReplays, options: moduleOptions } = this.runtime!;
+    const { expectedReplays, settings } = this.runtime!;
     const scope = await resolveScope(context, options);
-    const request = await describeRequest(context, key, scope, options, moduleOptions.fingerprintSecret);
+    const request = await describeRequest(context, key, scope, options, settings.fingerprintSecret);
     return expectedReplays.meet(exchange.request, request);
   }
 

@@ -13,8 +13,9 @@ import { AbandonedKeys } from './postgres/statements/abandoned-keys.js';
 import { ExpiredKeys } from './postgres/statements/expired-keys.js';
 import { effectiveSettings } from './effective-settings.js';
 import { watchExceptions } from './http/response/exception-watch.js';
+import { moduleSettings, type ModuleSettings, routeDefaults } from './module-settings.js';
 import { MODULE_OPTIONS_TOKEN } from './idempotency.module-definition.js';
-import { DEFAULT_OPTIONS, type IdempotencyModuleOptions } from './protocol/options.js';
+import { type IdempotencyModuleOptions } from './protocol/options.js';
 import { validateModuleOptions } from './options-validation.js';
 import { AmbientTransactions } from './postgres/ambient/ambient-transactions.js';
 import { assertProtocolClient } from './postgres/driver-check.js';
@@ -49,7 +50,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   private static readonly logger = new Logger('Idempotency');
 
   readonly routes: RouteOptionsRegistry;
-  readonly problemBaseUrl: string;
+  readonly settings: ModuleSettings;
   readonly events: EventPublisher;
   readonly encryption: Encryption;
   /** The `traceparent` of the running code; of who traces. */
@@ -62,7 +63,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
 
   /** What NestJS gives to everybody is absent where it is another copy of NestJS, with classes of its own. */
   constructor(
-    @Inject(MODULE_OPTIONS_TOKEN) readonly options: IdempotencyModuleOptions,
+    @Inject(MODULE_OPTIONS_TOKEN) private readonly options: IdempotencyModuleOptions,
     @Optional() moduleRef?: ModuleRef,
     @Optional() reflector?: Reflector,
   ) {
@@ -72,8 +73,8 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     this.moduleRef = moduleRef;
     validateModuleOptions(options);
     watchExceptions();
-    this.routes = new RouteOptionsRegistry(reflector, options);
-    this.problemBaseUrl = options.problemBaseUrl ?? DEFAULT_OPTIONS.problemBaseUrl;
+    this.routes = new RouteOptionsRegistry(reflector, routeDefaults(options));
+    this.settings = moduleSettings(options);
     this.encryption = new Encryption(options.encryption);
     this.events = new EventPublisher(options.onEvent, options.hashSecret, (work) => this.transactions.outside(work));
   }
@@ -82,7 +83,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   async onModuleInit(): Promise<void> {
     const dataSource = findDataSource(this.moduleRef, this.options.dataSource);
     await assertProtocolClient(dataSource);
-    const tables = await findTables(dataSource, this.options);
+    const tables = await findTables(dataSource, this.options.schema, this.settings.localWrites);
     const { schema, searchPath } = tables;
     const onCitus = isDistributed(tables);
     const searchPaths = new SearchPathWatch(searchPath, (message) => IdempotencyRuntime.logger.warn(message));

@@ -2,7 +2,6 @@ import { randomUUID } from 'node:crypto';
 import { validateHeaderName, validateHeaderValue } from 'node:http';
 import { Injectable } from '@nestjs/common';
 import { runLogged } from './util/after-commit.js';
-import { DEFAULT_OPTIONS } from './protocol/options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
 import { runningKeylessRequest } from './requests/keyless-request.js';
 import { runningLeasedClaim } from './modes/lease/leased-claim.js';
@@ -132,7 +131,7 @@ export class IdempotencyService {
   }
 
   private get ttlMs(): number {
-    return this.runtime.options.ttlMs ?? DEFAULT_OPTIONS.ttlMs;
+    return this.runtime.settings.ttlMs;
   }
 }
 

@@ -34,7 +34,7 @@ export async function expectsReplay(
 }
 
 async function foresee(
-  { claims, expectedReplays, options: { fingerprintSecret } }: IdempotencyRuntime,
+  { claims, expectedReplays, settings: { fingerprintSecret } }: IdempotencyRuntime,
   context: ExecutionContext,
   options: RouteOptions,
   otherwise: () => Promise<void>,

@@ -1,6 +1,6 @@
 import type { ExecutionContext, Type } from '@nestjs/common';
 import type { Reflector } from '@nestjs/core';
-import { type IdempotencyModuleOptions, mergeRouteOptions, type RouteOptions } from './protocol/options.js';
+import { type IdempotentOptions, mergeRouteOptions, type RouteOptions } from './protocol/options.js';
 import { IdempotentMetadata } from './idempotent.metadata.js';
 
 type Handler = ReturnType<ExecutionContext['getHandler']>;
@@ -11,7 +11,7 @@ export class RouteOptionsRegistry {
 
   constructor(
     private readonly reflector: Reflector,
-    private readonly moduleOptions: IdempotencyModuleOptions,
+    private readonly defaults: IdempotentOptions,
   ) {}
 
   ofContext(context: ExecutionContext): RouteOptions {
@@ -26,19 +26,8 @@ export class RouteOptionsRegistry {
     }
     let options = routes.get(handler);
     if (options === undefined) {
-      const {
-        dataSource: _dataSource,
-        schema: _schema,
-        problemBaseUrl: _url,
-        purge: _purge,
-        onEvent: _onEvent,
-        hashSecret: _hashSecret,
-        fingerprintSecret: _fingerprintSecret,
-        encryption: _encryption,
-        ...forRoutes
-      } = this.moduleOptions;
       options = mergeRouteOptions(
-        forRoutes,
+        this.defaults,
         this.reflector.get(IdempotentMetadata, controller),
         this.reflector.get(IdempotentMetadata, handler),
       );

@@ -1,3 +1,5 @@
+// All that knows PostgreSQL's wire, and pg's, is in this one file.
+
 import { randomBytes } from 'node:crypto';
 import { type PoolClient, Query } from 'pg';
 import { hideValues } from './sqlstate.js';

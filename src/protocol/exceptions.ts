@@ -1,3 +1,5 @@
+// One class for each problem that a client may get, and nothing else: they are read side by side.
+
 import { HttpException, type HttpExceptionOptions } from '@nestjs/common';
 import { errorWithoutValues } from '../util/error-without-values.js';
 import { RETRY_AFTER_IN_FLIGHT_SECONDS, RETRY_AFTER_UNAVAILABLE_SECONDS } from './constants.js';

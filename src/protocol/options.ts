@@ -1,3 +1,5 @@
+// Long by what it says of each option: the one place where they are documented and have their defaults.
+
 import type { ExecutionContext } from '@nestjs/common';
 import type { IdempotencyEvent } from './events.js';
 import { DEFAULT_HEADER, REPLAYED_HEADER } from './constants.js';

@@ -1,6 +1,5 @@
 import { type BeforeApplicationShutdown, Injectable, Logger, type OnApplicationBootstrap } from '@nestjs/common';
 import { errorWithoutValues } from '../util/error-without-values.js';
-import { DEFAULT_OPTIONS, type PurgeOptions } from '../protocol/options.js';
 import { IdempotencyRuntime } from '../idempotency.runtime.js';
 import type { PurgedBatch } from '../postgres/statements/expired-keys.js';
 import { delay } from '../util/timing.js';
@@ -12,19 +11,14 @@ const PAUSE_PER_WORK = 2;
 @Injectable()
 export class PurgeService implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly logger = new Logger('Idempotency');
-  private readonly options: Required<PurgeOptions>;
   private timer: NodeJS.Timeout | undefined;
   private running: Promise<unknown> = Promise.resolve();
   private readonly stopping = new AbortController();
 
-  constructor(private readonly runtime: IdempotencyRuntime) {
-    const { intervalMs = DEFAULT_OPTIONS.purge.intervalMs, batchSize = DEFAULT_OPTIONS.purge.batchSize } =
-      runtime.options.purge || {};
-    this.options = { intervalMs, batchSize };
-  }
+  constructor(private readonly runtime: IdempotencyRuntime) {}
 
   onApplicationBootstrap(): void {
-    if (this.runtime.options.purge !== false) {
+    if (this.runtime.settings.purge.isScheduled) {
       this.schedule();
     }
   }
@@ -48,7 +42,7 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
 
   private async deleteExpired(): Promise<number> {
     const { expiredKeys, transactions, events } = this.runtime;
-    const { batchSize } = this.options;
+    const { batchSize } = this.runtime.settings.purge;
     const { signal } = this.stopping;
     let total = 0;
     let batch: PurgedBatch | undefined;
@@ -79,7 +73,7 @@ export class PurgeService implements OnApplicationBootstrap, BeforeApplicationSh
             this.schedule();
           }
         });
-    }, this.options.intervalMs * jitter);
+    }, this.runtime.settings.purge.intervalMs * jitter);
     this.timer.unref();
   }
 }

@@ -1,15 +1,11 @@
-import { type ExecutionContext, HttpException, Logger, StreamableFile } from '@nestjs/common';
+import { Logger, StreamableFile } from '@nestjs/common';
 import { lastValueFrom, map, type Observable, type Subscriber, toArray } from 'rxjs';
 import type { Claim, Recorded } from '../modes/claim.js';
 import type { Outcome } from '../modes/outcome.js';
 import type { IdempotentRequest, RequestWithoutKey } from '../protocol/request.js';
 import type { ReplayableResponse } from '../protocol/response.js';
-import type { Claims } from './claims.js';
 import { errorWithoutValues } from '../util/error-without-values.js';
-import type { Encryption } from '../protocol/encryption.js';
-import { keptOf } from './kept-of.js';
-import type { ScopeLimits } from './scope-limits.js';
-import type { RunFacts, RunReport } from './run-report.js';
+import type { RunFacts } from './run-report.js';
 import { failpoint } from '../util/failpoint.js';
 import type { ExchangeRun, HttpExchange } from '../http/response/http-exchange.js';
 import type { HeldResponse } from '../http/response/kept-response.js';
@@ -18,40 +14,28 @@ import type { IdempotencyContext } from '../protocol/context.js';
 import {
   IdempotencyConflictException,
   IdempotencyException,
-  IdempotencyReplayForbiddenException,
-  IdempotencyStoreUnavailableException,
   IdempotencyTimeoutException,
   IdempotencyTooManyInFlightException,
-  IdempotencyTransactionFailedException,
 } from '../protocol/exceptions.js';
-import type { RouteOptions } from '../protocol/options.js';
-import { isRetryable, isSessionEnd } from '../postgres/sqlstate.js';
-import type { StoredKeys } from '../postgres/statements/stored-keys.js';
+import { isRetryable } from '../postgres/sqlstate.js';
 import { delay, rerunPauseMs } from '../util/timing.js';
 import { contextOf } from './handler-context.js';
 import { refuseFunctions } from './returned-function.js';
 import { exceptionOf, expiryMarks, replayMarks, valueLikeThatOf } from './outcome-answers.js';
+import { failedAfterItsAnswer, failureOfRecord, outgrown, RunProblems } from './run-problems.js';
+import type { RunSurroundings } from './run-surroundings.js';
+import { runWithoutKey } from './run-without-key.js';
+import { openedResponse, sealedResponse } from './sealed-response.js';
 import { after, type Event, isEnd, type State } from './request-states.js';
 import { type HandlerEnd, verdictOn } from './verdict.js';
-
-interface Surroundings {
-  readonly claims: Claims;
-  readonly keys: StoredKeys;
-  readonly options: RouteOptions;
-  readonly problemBaseUrl: string;
-  /** Absent where nobody listens. */
-  readonly report: RunReport | undefined;
-  readonly encryption: Encryption;
-  readonly scopeLimits: ScopeLimits;
-  readonly context: ExecutionContext;
-  /** `traceparent` of the request. */
-  readonly traceContext: string | undefined;
-}
 
 /**
  * One run of a request, from its key to its answer: claims the key, runs the handler in the claim's transaction, holds
  * its response, and lets it go once its outcome is recorded. Its states are those of {@link State}; the response's end
  * and the handler's are waited for both.
+ *
+ * It is long because the machine is one: whatever moves its state is in this class, each method being what one event does.
+ * What needs no state is in files of its own beside it.
  */
 export class RequestRun implements ExchangeRun {
   private static readonly logger = new Logger('Idempotency');
@@ -67,8 +51,7 @@ export class RequestRun implements ExchangeRun {
   private storesError = false;
   private isCounted = false;
   private replayed: RunFacts['response'];
-  /** The library's own problems that this run has answered, or handed to the exception filters. */
-  private readonly problems: IdempotencyException[] = [];
+  private readonly problems: RunProblems;
   private timer: NodeJS.Timeout | undefined;
 
   /**
@@ -77,10 +60,12 @@ export class RequestRun implements ExchangeRun {
    */
   constructor(
     private readonly exchange: HttpExchange,
-    private readonly around: Surroundings,
+    private readonly around: RunSurroundings,
     private readonly handle: () => Observable<unknown>,
     private readonly outer: Subscriber<unknown>,
-  ) {}
+  ) {
+    this.problems = new RunProblems(exchange, around.problemBaseUrl);
+  }
 
   /** @param describe reads the request */
   async begin(describe: () => Promise<IdempotentRequest | RequestWithoutKey>): Promise<void> {
@@ -91,7 +76,7 @@ export class RequestRun implements ExchangeRun {
       }
       if (request.key === undefined) {
         this.on('no key');
-        this.pass(request);
+        runWithoutKey(this.exchange, this.around, request, this.handle, this.outer);
         return;
       }
       this.request = request;
@@ -103,22 +88,6 @@ export class RequestRun implements ExchangeRun {
     } catch (error) {
       this.refuse(error);
     }
-  }
-
-  /** Runs the handler unprotected. */
-  private pass({ scope, method, path }: RequestWithoutKey): void {
-    const { claims, keys, options } = this.around;
-    const claim = claims.withoutKey(options, `${method} ${path}`);
-    const { seed } = claim;
-    const request = {
-      key: undefined,
-      get scope() {
-        return scope();
-      },
-      seed,
-    };
-    this.exchange.pass(contextOf({ request, attempt: 1, claim }, keys));
-    claim.run(this.handle).subscribe(this.outer);
   }
 
   get context(): IdempotencyContext<string | undefined> {
@@ -180,13 +149,10 @@ export class RequestRun implements ExchangeRun {
   }
 
   responseOutgrown(): void {
-    const exception = new IdempotencyTransactionFailedException(
-      `The response grew beyond ${this.maxHeldBytes} bytes while it had to be held back, so the operation was rolled back. ` +
-        'Return a StreamableFile, or a stream that does not read from the transaction: what follows the first `maxBodyBytes` of it is not held. Or raise `maxHeldBytes`.',
-    );
+    const exception = outgrown(this.maxHeldBytes);
     const wasRunning = this.isHandlerRunning;
     this.claim.abort(exception);
-    const presented = this.present(exception);
+    const presented = this.problems.present(exception);
     this.on('response outgrown');
     this.exchange.replaceByProblem(presented);
     if (wasRunning) {
@@ -297,7 +263,7 @@ export class RequestRun implements ExchangeRun {
       await this.runAgain();
       return;
     }
-    const translated = this.translate(error);
+    const translated = this.problems.translate(error, this.claim);
     this.hasFailed = true;
     this.undone = this.undo();
     this.on('handler threw');
@@ -312,12 +278,12 @@ export class RequestRun implements ExchangeRun {
     try {
       await this.meet(await this.around.claims.claim(this.request));
     } catch (error) {
-      this.refuse(this.exceptionFrom(error));
+      this.refuse(failureOfRecord(error));
     }
   }
 
   private async replay(found: ReplayableResponse): Promise<void> {
-    const response = await this.opened(found);
+    const response = await openedResponse(found, this.request, this.around);
     const replay = await this.exchange.acceptable(response);
     if (this.state !== 'claiming' && this.state !== 'pausing') {
       await replay.rest?.return?.();
@@ -344,7 +310,7 @@ export class RequestRun implements ExchangeRun {
       return;
     }
     if (error instanceof IdempotencyException) {
-      this.announce(error);
+      this.problems.announce(error);
     }
     this.hasFailed = true;
     this.on('refused');
@@ -360,14 +326,14 @@ export class RequestRun implements ExchangeRun {
       case 'answered':
       case 'pausing':
         this.hasFailed = true;
-        this.announce(exception);
+        this.problems.announce(exception);
         this.on('time limit');
         this.decideWhenEnded();
         this.outer.error(exception);
         break;
       case 'returned':
       case 'failed': {
-        const presented = this.present(exception);
+        const presented = this.problems.present(exception);
         this.on('time limit');
         try {
           this.exchange.replaceByProblem(presented); // the response never ended
@@ -415,7 +381,7 @@ export class RequestRun implements ExchangeRun {
         case 'roll back and replace':
           this.on('to roll back');
           await this.claim.rollBack();
-          this.replaceByProblem(this.problems.at(-1) ?? failedAfterItsAnswer());
+          this.replaceByProblem(this.problems.last ?? failedAfterItsAnswer());
           break;
       }
     } catch (error) {
@@ -428,25 +394,13 @@ export class RequestRun implements ExchangeRun {
     return !this.hasFailed ? 'returned' : this.claim.isAborted ? 'given up' : 'failed';
   }
 
-  /** @throws IdempotencyReplayForbiddenException; IdempotencyStoreUnavailableException where it cannot be decrypted */
-  private async opened(found: ReplayableResponse): Promise<ReplayableResponse> {
-    const { encryption, options, context } = this.around;
-    const { scope, key } = this.request;
-    const record = { scope, status: found.status, recordedAt: found.createdAt };
-    if (options.authorizeReplay !== undefined && (await options.authorizeReplay(context, record)) !== true) {
-      throw new IdempotencyReplayForbiddenException();
-    }
-    return encryption.openResponse(found, [scope, key, found.claimId]);
-  }
-
   private async record({ status, body, bodyBytes }: HeldResponse): Promise<void> {
-    const { claims, options, encryption } = this.around;
+    const { claims, options } = this.around;
     this.on('to record');
     this.exchange.assertSendable();
     const headers = this.exchange.changedHeaders(options.replayHeaders);
-    const kept = await keptOf({ status, headers, body, bodyBytes }, options);
-    const { scope, key, claimId } = this.claim.request;
-    const result = await this.claim.record(encryption.sealResponse(kept, [scope, key, claimId]));
+    const sealed = await sealedResponse({ status, headers, body, bodyBytes }, this.claim.request, this.around);
+    const result = await this.claim.record(sealed);
     if (result.kind === 'recorded') {
       await this.answerRecorded(result);
       return;
@@ -459,7 +413,7 @@ export class RequestRun implements ExchangeRun {
     if (outcome.kind === 'recorded') {
       await this.answerRecorded(outcome);
     } else if (outcome.kind === 'completed') {
-      const replay = await this.exchange.acceptable(await this.opened(outcome.response));
+      const replay = await this.exchange.acceptable(await openedResponse(outcome.response, this.request, this.around));
       this.noteReplay(outcome.response);
       this.on('found recorded');
       this.exchange.replaceByReplay(replay, replayMarks(options, outcome.response)); // the key was lost to another request, whose outcome is the answer
@@ -479,7 +433,7 @@ export class RequestRun implements ExchangeRun {
     if (isEnd(this.state)) {
       throw error; // it has its answer, but for what Node refused of it
     }
-    const exception = this.exceptionFrom(error);
+    const exception = failureOfRecord(error);
     if (
       exception instanceof IdempotencyConflictException &&
       this.mayRunAgain &&
@@ -495,7 +449,7 @@ export class RequestRun implements ExchangeRun {
   }
 
   private replaceByProblem(exception: IdempotencyException): void {
-    const presented = this.present(exception);
+    const presented = this.problems.present(exception);
     this.on('not recorded');
     this.exchange.replaceByProblem(presented);
   }
@@ -503,47 +457,6 @@ export class RequestRun implements ExchangeRun {
   private get mayRunAgain(): boolean {
     const { mode, retries } = this.around.options;
     return mode === 'transaction' && this.attempt <= retries; // in lease mode each step is run again by itself
-  }
-
-  /** The handler's error as the exception filters get it. */
-  private translate(error: unknown): unknown {
-    if (error instanceof IdempotencyException) {
-      this.announce(error); // a step's: the lease is lost, or the store out of reach
-      return error;
-    }
-    if (error instanceof HttpException) {
-      return error;
-    }
-    const exception = isRetryable(error)
-      ? new IdempotencyConflictException({ cause: error })
-      : this.claim.connectionLost || isSessionEnd(error)
-        ? new IdempotencyStoreUnavailableException('The connection to the database was lost.', { cause: error })
-        : undefined;
-    if (exception === undefined) {
-      return error;
-    }
-    this.announce(exception);
-    return exception;
-  }
-
-  private exceptionFrom(error: unknown): IdempotencyException {
-    return error instanceof IdempotencyException
-      ? error
-      : new IdempotencyTransactionFailedException('The outcome of the operation could not be recorded.', {
-          cause: error,
-        });
-  }
-
-  private announce(exception: IdempotencyException): void {
-    this.exchange.announceProblem(this.present(exception));
-  }
-
-  /** Gives the exception the module's problem types, and remembers it for the operator. */
-  private present(exception: IdempotencyException): IdempotencyException {
-    if (!this.problems.includes(exception)) {
-      this.problems.push(exception);
-    }
-    return exception.withBaseUrl(this.around.problemBaseUrl);
   }
 
   private on(event: Event): void {
@@ -557,7 +470,7 @@ export class RequestRun implements ExchangeRun {
       if (this.isCounted) {
         this.around.scopeLimits.leave(this.request.scope);
       }
-      this.logProblems();
+      this.problems.log();
     }
   }
 
@@ -573,7 +486,7 @@ export class RequestRun implements ExchangeRun {
       tookOver: claim?.tookOver === true,
       storesError,
       response: replayed ?? (held && { status: held.status, bodyBytes: held.bodyBytes, bodyKept: held.body !== null }),
-      problem: this.problems.at(-1),
+      problem: this.problems.last,
     };
   }
 
@@ -584,17 +497,4 @@ export class RequestRun implements ExchangeRun {
       ...(traceContext === undefined ? {} : { originalTrace: traceContext }),
     };
   }
-
-  /** The operator gets the causes, once: the client does not get to see them. */
-  private logProblems(): void {
-    for (const { cause, message } of this.problems.filter((problem) => problem.getStatus() >= 500)) {
-      if (cause !== undefined) {
-        RequestRun.logger.error(message, cause);
-      }
-    }
-  }
-}
-
-function failedAfterItsAnswer(): IdempotencyException {
-  return new IdempotencyTransactionFailedException('The operation failed after it had answered, and was rolled back.');
 }

@@ -19,7 +19,7 @@ export function createIdempotentDocument(
   const document = SwaggerModule.createDocument(app, config, options);
   for (const path of Object.values(document.paths)) {
     for (const operation of Object.values(path) as OpenApiOperation[]) {
-      completeOperation(operation, app.get(IdempotencyRuntime).problemBaseUrl);
+      completeOperation(operation, app.get(IdempotencyRuntime).settings.problemBaseUrl);
     }
   }
   return document;

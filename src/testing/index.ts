@@ -5,4 +5,5 @@ export {
   expectReplayAfterLostResponse,
   expectRetryAfterFailedCommit,
 } from './expectations.js';
-export type { Operation, Storm } from './expectations.js';
+export type { Operation } from './answers-of.js';
+export type { Storm } from './expectations.js';

@@ -2,8 +2,14 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { Agent } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Failpoint } from '../../src/util/failpoint.js';
-import { BOOT_FAILED } from './app/protocol.js';
-import type { ArmMessage, InstanceConfig, PoolReport, ReadyMessage, ReportMessage } from './app/protocol.js';
+import {
+  type ArmMessage,
+  BOOT_FAILED,
+  type InstanceConfig,
+  type PoolReport,
+  type ReadyMessage,
+  type ReportMessage,
+} from './app/protocol.js';
 
 /** How an instance ended: killed at a failpoint, killed by the suite, not started, or by itself, which no fault excuses. */
 export type Death =

@@ -47,7 +47,7 @@ const AMBIENT = 'src/postgres/ambient/ambient-transactions.ts';
 const LATE_WORK = 'src/util/late-work.ts';
 const OWNED = 'src/postgres/owned-transaction.ts';
 const RECORDED_RESPONSE = 'src/http/recorded-response.ts';
-const HTTP_EXCHANGE = 'src/http/response/http-exchange.ts';
+const SEND_RECORDED = 'src/http/response/send-recorded.ts';
 
 const INSERT_ARBITER = 'created_at = case when k.expires_at <= excluded.created_at then excluded.created_at end,';
 
@@ -382,9 +382,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'replay without its status',
     expected: ['unexpected answer', 'recorded key executed', 'key stuck', 'replay differs'],
-    changes: [
-      { file: HTTP_EXCHANGE, from: 'response.statusCode = recorded.status;', to: 'response.statusCode = 200;' },
-    ],
+    changes: [{ file: SEND_RECORDED, from: 'response.statusCode = status;', to: 'response.statusCode = 200;' }],
   },
   {
     name: 'Content-Type not replayed',

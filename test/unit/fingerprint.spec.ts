@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { createServer, request as httpRequest } from 'node:http';
+import { createServer, type IncomingMessage, request as httpRequest } from 'node:http';
 import { connect, createServer as createHttp2Server } from 'node:http2';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,7 +11,6 @@ import * as fc from 'fast-check';
 import { fingerprintOf, fingerprintRequest } from '../../src/http/fingerprint.js';
 import { FINGERPRINT_VERSION } from '../../src/protocol/constants.js';
 import { UnreadBodyError } from '../../src/http/unread-body.error.js';
-import type { IncomingMessage } from 'node:http';
 import type { AddressInfo, Server } from 'node:net';
 
 interface Sent {

@@ -1,9 +1,8 @@
 import { createServer, request as httpRequest } from 'node:http';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import * as fc from 'fast-check';
-import { parseIdempotencyKey, readIdempotencyKey } from '../../src/http/idempotency-key.js';
+import { type ParsedKey, parseIdempotencyKey, readIdempotencyKey } from '../../src/http/idempotency-key.js';
 import type { AddressInfo } from 'node:net';
-import type { ParsedKey } from '../../src/http/idempotency-key.js';
 
 const keyOf = (value: string): string | undefined => {
   const parsed = parseIdempotencyKey(value);

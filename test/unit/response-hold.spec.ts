@@ -6,7 +6,8 @@ import type { AddressInfo } from 'node:net';
 import { finished } from 'node:stream/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { HeldResponse } from '../../src/http/response/kept-response.js';
-import { type HeldRun, ResponseHold } from '../../src/http/response/response-hold.js';
+import type { HeldRun } from '../../src/http/response/held-run.js';
+import { ResponseHold } from '../../src/http/response/response-hold.js';
 import { openRequest, type OpenRequest } from '../support/raw-http.js';
 
 /** The very one that Express has, by which much middleware waits. */

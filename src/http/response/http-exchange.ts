@@ -1,46 +1,16 @@
 import type { ExecutionContext } from '@nestjs/common';
-import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { HeaderLine } from '../../protocol/response.js';
 import type { IdempotencyException } from '../../protocol/exceptions.js';
 import type { ReplayHeaders } from '../../protocol/options.js';
-import { type Acceptable, acceptableTo } from '../content-coding.js';
-import {
-  applyHeaders,
-  baselineOf,
-  changedHeaders,
-  changedNames,
-  type HeaderBaseline,
-  resetHeaders,
-} from '../recorded-response.js';
-import { sendInParts } from './decoded-body.js';
-import { isHeadAscii, sendHeadApart } from './head-bytes.js';
+import { acceptableTo } from '../content-coding.js';
+import { baselineOf, changedHeaders, changedNames, type HeaderBaseline, resetHeaders } from '../recorded-response.js';
 import { ignoreViews, ignoreWrites } from './ignored-writes.js';
 import { showProblemHeaders } from './problem-headers.js';
-import { type HeldRun, ResponseHold } from './response-hold.js';
-
-/** What tells Fastify's wrapper from Express' extension of Node's request, and where each keeps its route. */
-interface FrameworkRequest {
-  raw?: IncomingMessage;
-  routeOptions?: { url?: string; handler(request: unknown, reply: unknown): unknown };
-  /** Where the router is mounted. */
-  baseUrl?: string;
-  route?: { path?: unknown; dispatch(request: unknown, response: unknown, done: (error?: unknown) => void): void };
-  next?(error?: unknown): void;
-}
-
-interface FrameworkResponse {
-  raw?: ServerResponse;
-  getHeaders?(): OutgoingHttpHeaders;
-  removeHeader?(name: string): unknown;
-  send?(payload: unknown): unknown;
-  /** Of a view engine's plugin, for `@Render()`. */
-  view?: unknown;
-}
-
-/** A recorded response, as it is sent again. */
-export interface Replay extends Acceptable {
-  readonly status: number;
-}
+import { dispatchAgain, type FrameworkRequest, type FrameworkResponse, routePathOf } from './framework.js';
+import { endWith, type Replay, sendRecorded } from './send-recorded.js';
+import type { HeldRun } from './held-run.js';
+import { ResponseHold } from './response-hold.js';
 
 /** A run of the route that answers by this exchange. */
 export interface ExchangeRun extends HeldRun {
@@ -56,6 +26,8 @@ type WithExchange = { [EXCHANGE]?: HttpExchange };
 /**
  * Node's own request and response, below the framework's: Fastify wraps them, Express extends them. One a request,
  * whatever the number of its runs.
+ *
+ * It is long because headers, status and problem of a response are one state: whoever rewinds one rewinds all.
  */
 export class HttpExchange {
   /** Starts of the handler by this library for the request; counted here and nowhere else. */
@@ -165,8 +137,7 @@ export class HttpExchange {
 
   /** The route's path as the framework's router has it, `/payments/:id`; nothing where it has no single one. */
   get route(): string | undefined {
-    const { routeOptions, route, baseUrl = '' } = this.frameworkRequest;
-    return routeOptions?.url ?? (typeof route?.path === 'string' ? baseUrl + route.path : undefined);
+    return routePathOf(this.frameworkRequest);
   }
 
   /** Whether somebody has begun to answer. */
@@ -269,13 +240,7 @@ export class HttpExchange {
     });
     this.run = undefined;
     this.dispatchesAgain = true;
-    if (frameworkRequest.routeOptions !== undefined) {
-      Promise.resolve(frameworkRequest.routeOptions.handler(frameworkRequest, frameworkResponse)).catch(
-        (error: unknown) => frameworkResponse.send?.(error),
-      );
-    } else {
-      frameworkRequest.route?.dispatch(frameworkRequest, frameworkResponse, (error) => frameworkRequest.next?.(error));
-    }
+    dispatchAgain(frameworkRequest, frameworkResponse);
   }
 
   /** Has the headers of a problem go out with it, whoever writes its body: mostly an exception filter. */
@@ -317,22 +282,10 @@ export class HttpExchange {
   }
 
   private send(recorded: Replay, marks: readonly HeaderLine[], baseline: HeaderBaseline | undefined): void {
-    const { response, frameworkResponse } = this;
-    const { headers, body, rest } = recorded;
     this.withdrawProblem();
-    if (baseline !== undefined) {
-      resetHeaders(response, baseline);
-    }
-    applyHeaders(response, headers);
-    applyHeaders(response, marks);
-    response.statusCode = recorded.status;
-    if (rest === undefined) {
-      endWith(response, body);
-    } else {
-      sendInParts(response, body, rest);
-    }
-    if (frameworkResponse.raw !== undefined) {
-      ignoreViews(frameworkResponse);
+    sendRecorded(this.response, recorded, marks, baseline);
+    if (this.frameworkResponse.raw !== undefined) {
+      ignoreViews(this.frameworkResponse);
     }
   }
 
@@ -344,20 +297,5 @@ export class HttpExchange {
       this.response.destroy();
       throw error;
     }
-  }
-}
-
-/**
- * Ends the response. Where middleware has put an `end` of its own in place that gets to Node's only later, when writes
- * are ignored already, Node must still find the `writeHead` of now.
- */
-function endWith(response: ServerResponse, body: Buffer): void {
-  const { writeHead, statusCode } = response;
-  if (!isHeadAscii(response)) {
-    sendHeadApart(response, body.length);
-  }
-  response.end(body);
-  if (!response.headersSent) {
-    Object.assign(response, { _implicitHeader: () => writeHead.call(response, statusCode) });
   }
 }

@@ -4,30 +4,15 @@ import { failpoint } from '../../util/failpoint.js';
 import { guardHeaders, type Keeper, type OrdinaryMethods, replaceMethods, restoreMethods } from './held-methods.js';
 import { applyHeaders } from '../recorded-response.js';
 import type { HeaderLine } from '../../protocol/response.js';
-import { assertHead, type HeadBytes, headBytes, type HeadWriting, sendHeadApart } from './head-bytes.js';
+import { assertHead, type HeadBytes, headBytes, type HeadWriting } from './head-bytes.js';
+import type { HeldRun } from './held-run.js';
+import { sendWhole } from './send-whole.js';
 import { ignoreWrites } from './ignored-writes.js';
 import { Insiders } from './insiders.js';
 import { type HeldResponse, KeptResponse } from './kept-response.js';
-import { hasTrailers, showClosed, showHeadSent } from './node-response.js';
+import { showClosed, showHeadSent } from './node-response.js';
 import { shieldOf } from './socket-shield.js';
 import { bytesOf, callBack, callbackIn, headArguments } from './write-arguments.js';
-import type { Writer } from './writer.js';
-
-/** A run of the route, as far as its response is concerned. */
-export interface HeldRun {
-  readonly maxBodyBytes: number;
-  readonly maxHeldBytes: number;
-  /** Whether the running code was started by its handler, and does not write what the handler has returned. */
-  isItsCode(): boolean;
-  /** Whether more must be held however much it is: the handler runs, or the body is read from its transaction. */
-  mustHoldOn(): boolean;
-  /** Whoever writes the head at this moment. */
-  writer(): Writer;
-  /** The response has ended, or its body has outgrown the cap, or its writer has given it up. Called once. */
-  responseEnded(response: HeldResponse): void;
-  /** More must be held than may be: the run has to answer something else. */
-  responseOutgrown(): void;
-}
 
 /**
  * Holds a response back: what the framework or the handler writes to it is kept, and nothing reaches the socket until
@@ -38,6 +23,9 @@ export interface HeldRun {
  *
  * A response has one hold, whatever the number of runs: an outer interceptor that runs the route again begins a new run
  * on it, and what code of a run that is over still writes goes nowhere.
+ *
+ * It is long because a response has many ways to be written, and each has to meet the same three questions: whose code
+ * writes, was the head sent, has it ended.
  */
 export class ResponseHold implements Keeper {
   private kept = new KeptResponse();
@@ -99,26 +87,9 @@ export class ResponseHold implements Keeper {
         response.emit('drain'); // its writer was told to wait
       }
     } else {
-      this.sendWhole(body, bytes !== undefined);
+      sendWhole(response, kept, body, bytes !== undefined);
     }
     this.tellClosed();
-  }
-
-  private sendWhole(body: Buffer, isHeadApart: boolean): void {
-    const { response, kept } = this;
-    if (response.hasHeader('Trailer') || (kept.head.by !== 'end' && hasTrailers(response))) {
-      response.write(body); // trailers go behind chunks only (RFC 9112, section 7.1.2)
-      response.end(() => this.tellEnded());
-      return;
-    }
-    // The whole body is at hand: Node adds its length.
-    if (response.hasHeader('Transfer-Encoding')) {
-      response.removeHeader('Transfer-Encoding'); // only then: Node takes it for a wish to have none at all
-    }
-    if (isHeadApart) {
-      sendHeadApart(response, body.length);
-    }
-    response.end(body, () => this.tellEnded());
   }
 
   /** @throws what Node would throw when it is let go, which may be after COMMIT */
@@ -326,10 +297,6 @@ export class ResponseHold implements Keeper {
       this.kept.told = true;
       this.run!.responseEnded(response);
     }
-  }
-
-  private tellEnded(): void {
-    this.kept.callbacks.forEach((callback) => callback());
   }
 
   private tellClosed(): void {

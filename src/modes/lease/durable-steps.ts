@@ -1,22 +1,11 @@
-import { HttpException, Logger } from '@nestjs/common';
+import { Logger } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
-import { type Deferred, deferred } from '../../util/deferred.js';
 import { errorWithoutValues } from '../../util/error-without-values.js';
 import { failpoint } from '../../util/failpoint.js';
-import {
-  IdempotencyException,
-  IdempotencyStepsChangedException,
-  IdempotencyTransactionFailedException,
-} from '../../protocol/exceptions.js';
+import { IdempotencyException, IdempotencyStepsChangedException } from '../../protocol/exceptions.js';
 import type { RouteOptions } from '../../protocol/options.js';
-import { FencedOffError, TransactionEndedByHandlerError } from '../../postgres/statements/store-errors.js';
 import type { FinishedStep } from '../../protocol/step.js';
 import type { LeaseStore } from '../../postgres/statements/lease-store.js';
-import type { NewStep } from '../../postgres/statements/lease-statements.js';
-import type { Attention } from '../../protocol/stored-key.js';
-import { isDefiniteFailure, isRetryable } from '../../postgres/sqlstate.js';
-import { requestStorage } from '../../util/request-storage.js';
-import { delay, rerunPauseMs, within } from '../../util/timing.js';
 import { DownstreamKeys } from './downstream-keys.js';
 import { givenOf, resultOfStep, resultOfTransaction } from './class-results.js';
 import { DurableStepError } from '../../protocol/durable-step.error.js';
@@ -31,20 +20,19 @@ import {
   type StepWork,
   type TransactionWork,
 } from '../../protocol/step-call.js';
+import { EffectMemory, type UnfinishedStep } from './effect-memory.js';
+import { runInside, stepAround, untilStepAroundEnds } from './step-place.js';
+import { StepTransactions } from './step-transactions.js';
 import { StepFailures } from './step-failures.js';
 import { type Disagreement, StepMemory } from './step-memory.js';
 import type { Serialized } from '../../protocol/serialized.js';
-import { errorOf, failureAsJson, lostAsJson, outcomeAsJson } from './step-outcome.js';
+import { errorOf, failureAsJson, outcomeAsJson, storedErrorAsJson } from './step-outcome.js';
 import { assertHasRun, assertIsKept } from './step-result.js';
-import { StepTransaction } from './step-transaction.js';
 
 export type StepRules = Pick<
   RouteOptions,
   'storeErrors' | 'isolation' | 'retries' | 'timeoutMs' | 'stepTimeoutMs' | 'maxStepsBytes'
 >;
-
-/** A step that runs: its memory, but for the outcome. */
-type Beginning = Omit<NewStep, 'outcome'>;
 
 /** What came of it; with an error where the route stores that. */
 interface Ending {
@@ -52,16 +40,12 @@ interface Ending {
   readonly error?: unknown;
 }
 
-/** The step whose function is running, or that has set up what is running. */
-const insideOf = requestStorage<{ owner: DurableSteps; name: string; over: boolean; ended: Deferred<void> }>();
-
 /**
- * A queue that several steps share runs the next of its jobs in the asynchronous context of the step whose job has ended,
- * which is about to end as well. A step that waits for one inside of it does not.
+ * The steps of one attempt: those that an earlier one has finished are remembered, the others are run and stored.
+ *
+ * It is long because a step is entered, run, remembered and refused by rules that look at each other; what needs none of
+ * them is in files beside it.
  */
-const ABOUT_TO_END_MS = 500;
-
-/** The steps of one attempt: those that an earlier one has finished are remembered, the others are run and stored. */
 export class DurableSteps implements StepTools {
   private static readonly logger = new Logger('Idempotency');
 
@@ -69,25 +53,26 @@ export class DurableSteps implements StepTools {
   private readonly keys: DownstreamKeys;
   private readonly failures = new StepFailures();
   private readonly running = new Set<Promise<unknown>>();
-  private readonly transactions = new Set<StepTransaction>();
-  private readonly lost: string[] = [];
+  private readonly effects: EffectMemory;
+  private readonly transactions: StepTransactions;
   private readonly refused: Error[] = [];
   private bytes: number;
   private closed = false;
-  private effectUnknown = false;
 
   constructor(
     finished: readonly FinishedStep[],
     private readonly attempt: number,
     private readonly hold: StepHold,
-    private readonly store: LeaseStore,
+    store: LeaseStore,
     private readonly options: StepRules,
     /** For the log: "POST /orders". */
-    private readonly route: string,
+    route: string,
     private readonly onStep?: StepWatch,
   ) {
     this.memory = new StepMemory(finished.filter(({ outcome }) => outcome.keysUsedUp === undefined));
     this.keys = new DownstreamKeys(finished);
+    this.effects = new EffectMemory(hold);
+    this.transactions = new StepTransactions(hold, store, this.effects, options, route);
     this.bytes = finished.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
@@ -102,17 +87,17 @@ export class DurableSteps implements StepTools {
 
   /** Why the transaction of a step takes so long, where it waits for itself. */
   get stall(): Error | undefined {
-    return [...this.transactions].map(({ stall }) => stall).find((stall) => stall !== undefined);
+    return this.transactions.stall;
   }
 
   /** Whether a step has had its effect, and nothing tells of it. */
   get lostAnEffect(): boolean {
-    return this.effectUnknown;
+    return this.effects.lostAnEffect;
   }
 
   /** Whether a tombstone says so of a step: until an operator has spoken nobody goes on. */
   get waitForOperator(): boolean {
-    return this.lost.length > 0;
+    return this.effects.waitForOperator;
   }
 
   keysUsedUp(id: string): number {
@@ -178,15 +163,17 @@ export class DurableSteps implements StepTools {
         throw new DurableStepError(`Step "${step.name}": \`as\` is an option of ctx.transaction only.`);
       }
       const ending = await this.tryOut(step, options, async () => {
-        const returned = await this.inTime(step, () => this.inside(step.name, run));
+        const returned = await this.effects.inTime(step, this.options.stepTimeoutMs, () =>
+          runInside(this, step.name, run),
+        );
         assertHasRun(step.name, returned);
-        return this.orTombstone(step, async () => {
+        return this.effects.orTombstone(step, async () => {
           assertIsKept(step.name, returned);
           return outcomeAsJson(step.name, { returned: await resultOfStep(step.name, returned) });
         });
       });
       failpoint('step: ran');
-      await this.remember({ ...step, outcome: ending.outcome });
+      await this.effects.remember({ ...step, outcome: ending.outcome });
       return ending;
     });
   }
@@ -196,12 +183,12 @@ export class DurableSteps implements StepTools {
       const { as } = options;
       await givenOf(step.name, as, undefined);
       const work = async (manager: EntityManager): Promise<unknown> => {
-        const returned = await this.inside(step.name, () => run(manager));
+        const returned = await runInside(this, step.name, () => run(manager));
         assertHasRun(step.name, returned);
         assertIsKept(step.name, returned);
         return resultOfTransaction(step.name, as, returned);
       };
-      const ending = await this.tryOut(step, options, () => this.inTransaction(step, work));
+      const ending = await this.tryOut(step, options, () => this.transactions.run(step, work));
       if (ending.error !== undefined) {
         await this.hold.remember({ ...step, outcome: ending.outcome }); // its writes are undone; that it has failed stays known
       }
@@ -209,20 +196,10 @@ export class DurableSteps implements StepTools {
     });
   }
 
-  private async inside<T>(name: string, run: () => T | Promise<T>): Promise<T> {
-    const place = { owner: this as DurableSteps, name, over: false, ended: deferred() };
-    try {
-      return await insideOf.run(place, run);
-    } finally {
-      place.over = true;
-      place.ended.resolve();
-    }
-  }
-
   private once<T, Run extends (...args: never[]) => T | Promise<T>>(
     name: string,
     given: StepArguments<Run>,
-    perform: (step: Beginning, call: StepCall<Run>) => Promise<Ending>,
+    perform: (step: UnfinishedStep, call: StepCall<Run>) => Promise<Ending>,
   ): Promise<Serialized<T>> {
     const step = this.carryOut<T, Run>(name, given, perform);
     this.running.add(step);
@@ -234,13 +211,10 @@ export class DurableSteps implements StepTools {
   private async carryOut<T, Run extends (...args: never[]) => T | Promise<T>>(
     name: string,
     given: StepArguments<Run>,
-    perform: (step: Beginning, call: StepCall<Run>) => Promise<Ending>,
+    perform: (step: UnfinishedStep, call: StepCall<Run>) => Promise<Ending>,
   ): Promise<Serialized<T>> {
     const call = stepCall(name, given);
-    const outer = insideOf.getStore();
-    if (outer?.owner === this && !outer.over) {
-      await within(ABOUT_TO_END_MS, outer.ended.promise);
-    }
+    await untilStepAroundEnds(this);
     try {
       this.assertMayEnter(call);
     } catch (error) {
@@ -258,7 +232,7 @@ export class DurableSteps implements StepTools {
   private async comeBy<Run>(
     call: StepCall<Run>,
     position: number,
-    perform: (step: Beginning, call: StepCall<Run>) => Promise<Ending>,
+    perform: (step: UnfinishedStep, call: StepCall<Run>) => Promise<Ending>,
   ): Promise<unknown> {
     const { id } = call;
     const known = this.memory.recall(id);
@@ -303,9 +277,9 @@ export class DurableSteps implements StepTools {
     if (this.closed) {
       throw new DurableStepError(`Step "${id}" is begun after its handler has ended.`);
     }
-    const outer = insideOf.getStore();
-    if (outer?.owner === this && !outer.over) {
-      throw new DurableStepError(`Step "${id}" is begun inside of step "${outer.name}": steps come one after another.`);
+    const outer = stepAround(this);
+    if (outer !== undefined) {
+      throw new DurableStepError(`Step "${id}" is begun inside of step "${outer}": steps come one after another.`);
     }
     if (this.memory.has(id)) {
       const cause = this.failures.of(id);
@@ -328,12 +302,12 @@ export class DurableSteps implements StepTools {
   }
 
   /** An error that the route stores is an outcome, too; any other is one only if the handler acts upon it. */
-  private async tryOut(step: Beginning, options: StepOptions, run: () => Promise<string>): Promise<Ending> {
+  private async tryOut(step: UnfinishedStep, options: StepOptions, run: () => Promise<string>): Promise<Ending> {
     try {
       return { outcome: await run() };
     } catch (error) {
       const isOwn = error instanceof IdempotencyException || error instanceof DurableStepError;
-      const outcome = isOwn ? undefined : this.storedError(step.name, error);
+      const outcome = isOwn ? undefined : storedErrorAsJson(step.name, error, this.options.storeErrors);
       if (outcome === undefined) {
         await (!isOwn && this.keys.renewAfter(error, step, options, (used) => this.hold.remember(used)));
         this.failures.note(step.name, error, isOwn ? undefined : { ...step, outcome: failureAsJson(error) });
@@ -341,103 +315,5 @@ export class DurableSteps implements StepTools {
       }
       return { outcome, error };
     }
-  }
-
-  private storedError(name: string, error: unknown): string | undefined {
-    if (!(error instanceof HttpException)) {
-      return undefined;
-    }
-    const status = error.getStatus();
-    if (status >= 500 || this.options.storeErrors?.(status) !== true) {
-      return undefined;
-    }
-    try {
-      return outcomeAsJson(name, { threw: { status, response: error.getResponse() } });
-    } catch {
-      return undefined; // its response has no JSON
-    }
-  }
-
-  /** A step that hangs must not keep its key for ever, nor give it to anybody while it may still act. */
-  private async inTime<T>(step: Beginning, run: () => Promise<T>): Promise<T> {
-    const { stepTimeoutMs } = this.options;
-    const running = run().then((value) => ({ value }));
-    const ended = await within(stepTimeoutMs, running);
-    if (ended !== undefined) {
-      return ended.value;
-    }
-    running.then(
-      () =>
-        DurableSteps.logger.error(`Step "${step.name}" has ended, after it was given up: its result is not stored.`),
-      (error: unknown) => DurableSteps.logger.error(errorWithoutValues(error)),
-    );
-    return this.orTombstone(step, () => {
-      throw new DurableStepError(`Step "${step.name}" did not end within ${stepTimeoutMs} ms (stepTimeoutMs).`);
-    });
-  }
-
-  private async inTransaction<T>(step: Beginning, run: (manager: EntityManager) => Promise<T>): Promise<string> {
-    const { retries } = this.options;
-    for (let tried = 1; ; tried++) {
-      const transaction = new StepTransaction(this.hold, this.store, this.options, this.route);
-      this.transactions.add(transaction);
-      try {
-        return await transaction.run(step, run);
-      } catch (error) {
-        if (error instanceof FencedOffError) {
-          throw this.hold.lose();
-        }
-        if (error instanceof TransactionEndedByHandlerError) {
-          this.effectUnknown = true; // part of its writes may have been committed
-          throw new IdempotencyTransactionFailedException(
-            `Step "${step.name}" ended its transaction by a statement of its own, so its result could not be stored with its writes.`,
-            { cause: error },
-          );
-        }
-        if (!isRetryable(error) || tried > retries) {
-          throw error;
-        }
-        await delay(rerunPauseMs(tried));
-        await this.hold.ensure();
-      } finally {
-        this.transactions.delete(transaction);
-      }
-    }
-  }
-
-  /** The memory of an effect. What the store refuses for good is left to an operator, as is what has no JSON. */
-  private async remember(step: NewStep): Promise<void> {
-    try {
-      await this.hold.remember(step);
-    } catch (error) {
-      this.effectUnknown = true;
-      if (isDefiniteFailure(error instanceof Error ? error.cause : undefined)) {
-        await this.bury(step, 'The store has refused its result.').catch(() => undefined);
-      }
-      throw error;
-    }
-  }
-
-  /** The effect is there: where nothing can be remembered of it, a tombstone is, lest it be had again. */
-  private async orTombstone<T>(step: Beginning, remember: () => T | Promise<T>): Promise<T> {
-    try {
-      return await remember();
-    } catch (error) {
-      this.effectUnknown = true;
-      const problem = error instanceof Error ? error.message : String(error);
-      const isKept = await this.bury(step, problem).then(
-        () => true,
-        () => false, // the policy for interruptions decides
-      );
-      const remedy =
-        ' Nobody can tell what came of it, so no retry goes on until an operator has looked: IdempotencyService.resolve() records the response, .release() has the step run again.';
-      throw new DurableStepError(problem + (isKept ? remedy : ''), { cause: error });
-    }
-  }
-
-  private async bury(step: Beginning, detail: string): Promise<void> {
-    const attention: Attention = { reason: 'effect-unknown', steps: [...this.lost, step.name], detail };
-    await this.hold.remember({ ...step, outcome: lostAsJson(detail) }, attention);
-    this.lost.push(step.name);
   }
 }

@@ -23,6 +23,8 @@ const SHORTEST_ANSWER_MS = 500;
 /**
  * The lease of one attempt, renewed for as long as it is held: while the handler runs, and while a step runs, whatever has
  * become of the request.
+ *
+ * It is long because renewals and steps share one row, and each has to know what the other is at.
  */
 export class LeaseHold implements StepHold {
   readonly hasKey = true;

@@ -34,7 +34,11 @@ function nothingWhereFencedOff(error: unknown): undefined {
   throw error;
 }
 
-/** A claim that holds its key by a lease, and no connection. */
+/**
+ * A claim that holds its key by a lease, and no connection.
+ *
+ * It is long because how an attempt ends (recorded, given back, withdrawn, left to an operator) is decided in one place.
+ */
 export class LeasedClaim implements Claim {
   private static readonly logger = new Logger('Idempotency');
 

@@ -1,6 +1,7 @@
 import { HttpException } from '@nestjs/common';
 import { MAX_STEP_BYTES } from '../../protocol/constants.js';
 import type { StepFailure, StepOutcome } from '../../protocol/step.js';
+import type { RouteOptions } from '../../protocol/options.js';
 import { DurableStepError } from '../../protocol/durable-step.error.js';
 import { ofKnownClass } from './known-errors.js';
 
@@ -105,4 +106,24 @@ export function errorOf({ threw, failure }: StepOutcome): Error | undefined {
   }
   const error = Object.assign(new Error(failure.message), { name: failure.name }, failure.properties);
   return ofKnownClass(error, failure.name, false);
+}
+
+/** An error that the route stores, as the outcome of its step. */
+export function storedErrorAsJson(
+  name: string,
+  error: unknown,
+  storeErrors: RouteOptions['storeErrors'],
+): string | undefined {
+  if (!(error instanceof HttpException)) {
+    return undefined;
+  }
+  const status = error.getStatus();
+  if (status >= 500 || storeErrors?.(status) !== true) {
+    return undefined;
+  }
+  try {
+    return outcomeAsJson(name, { threw: { status, response: error.getResponse() } });
+  } catch {
+    return undefined; // its response has no JSON
+  }
 }

@@ -8,7 +8,8 @@ import type { IsolationLevel } from '../../protocol/options.js';
 import { Aftermath } from '../../util/late-work.js';
 import { QUIET_MS } from '../../protocol/constants.js';
 import { within } from '../../util/timing.js';
-import { handleOfJoined } from './joined-runner.js';
+import { Announcements } from './announcements.js';
+import { handleOfJoined } from './runner-handles.js';
 import { type DatabaseConnection, queryBy } from '../database-connection.js';
 import { lend, type LentClient } from './lent-client.js';
 import type { CommitAnswer, OwnedTransaction, TransactionState } from '../owned-transaction.js';
@@ -19,10 +20,11 @@ import { type Send, shown } from './waiting-statement.js';
 const CLIENT_TAKEN_BACK =
   'This pg client was that of an idempotent request which is over: its connection serves others now. Ask the pool or the DataSource for one of your own.';
 
-/** How long a transaction's end waits for subscribers that are told of it, and the response with it. */
-const SUBSCRIBER_PATIENCE_MS = 5_000;
-
-/** The transaction of one claimed request, or of one step, as what runs in it sees it. */
+/**
+ * The transaction of one claimed request, or of one step, as what runs in it sees it.
+ *
+ * It is long because each way to its end (commit, roll back, abort, refuse) has to agree with the others on what still runs.
+ */
 export class AmbientTransaction implements ScopedTransaction, Lender {
   /** @internal Of SQL, that somebody may still read from. */
   openCursors = 0;
@@ -39,12 +41,11 @@ export class AmbientTransaction implements ScopedTransaction, Lender {
   private lazyReader: QueryRunner | undefined;
   /** Something that it should have undone by itself could only be undone as a whole. */
   cannotCommitBecause: Error | undefined;
-  /** Subscribers were told of its start, and are to be told of its end. */
-  private isAnnounced = false;
   /** @internal */
   isCommitting = false;
   private isSending = false;
   private readonly aftermath: Aftermath;
+  private readonly announcements: Announcements;
 
   constructor(
     readonly transactions: ScopeFlows,
@@ -55,6 +56,7 @@ export class AmbientTransaction implements ScopedTransaction, Lender {
   ) {
     this.aftermath = new Aftermath(what);
     this.root = new Scope(this);
+    this.announcements = new Announcements(this.root, (work) => transactions.outside(work));
     void this.takeBackOnceOver();
   }
 
@@ -134,21 +136,14 @@ export class AmbientTransaction implements ScopedTransaction, Lender {
    */
   carryOut<T>(work: () => Promise<T>): Promise<T> {
     return this.run(async () => {
-      this.isAnnounced = this.root.announces;
-      await (this.isAnnounced && this.announceStart());
+      await this.announcements.started();
       const result = await work();
       if (this.cannotCommitBecause !== undefined) {
         throw this.cannotCommitBecause;
       }
-      await (this.isAnnounced && this.root.announce('BeforeTransactionCommit'));
+      await this.announcements.committing();
       return result;
     });
-  }
-
-  /** BEGIN was sent with the claim: whether there would be a transaction to tell of was not known before. */
-  private async announceStart(): Promise<void> {
-    await this.root.announce('BeforeTransactionStart');
-    await this.root.announce('AfterTransactionStart');
   }
 
   /** A manager of this transaction. */
@@ -184,7 +179,7 @@ export class AmbientTransaction implements ScopedTransaction, Lender {
       ? this.owned.commit(send)
       : this.owned.commit(send, (work) => this.root.lane.run(() => this.onceLeft(work))));
     if (answer.kind === 'refused') {
-      await this.announceRollback(() => Promise.resolve());
+      await this.announcements.rolledBack(() => Promise.resolve());
     }
     return answer;
   }
@@ -200,33 +195,8 @@ export class AmbientTransaction implements ScopedTransaction, Lender {
   }
 
   /** Tells subscribers that it has committed, and with it what was nested in it. Their errors are logged. */
-  async announceCommit(): Promise<void> {
-    if (this.isAnnounced) {
-      this.isAnnounced = false;
-      const { transactions, root } = this;
-      const told = transactions.outside(async () => {
-        for (const { lead } of root.committing) {
-          await runLogged(() => lead.announce('AfterTransactionCommit'));
-        }
-      });
-      await within(SUBSCRIBER_PATIENCE_MS, told);
-    }
-  }
-
-  /** Tells subscribers that it is undone, before and after `undo` does so. Their errors are logged. */
-  private async announceRollback(undo: () => Promise<void>): Promise<void> {
-    if (!this.isAnnounced) {
-      return undo();
-    }
-    this.isAnnounced = false;
-    const { root } = this;
-    await within(
-      SUBSCRIBER_PATIENCE_MS,
-      runLogged(() => root.announce('BeforeTransactionRollback')),
-    );
-    await undo();
-    const told = this.transactions.outside(() => runLogged(() => root.announceRollback()));
-    await within(SUBSCRIBER_PATIENCE_MS, told);
+  announceCommit(): Promise<void> {
+    return this.announcements.committed();
   }
 
   /**
@@ -236,7 +206,7 @@ export class AmbientTransaction implements ScopedTransaction, Lender {
   async refuseFurtherWork(): Promise<void> {
     if (!this.isUndone) {
       await this.untilQuiet();
-      await this.announceRollback(() => {
+      await this.announcements.rolledBack(() => {
         this.isUndone = true;
         this.left.resolve();
         this.root.afterCommit.drop();
@@ -252,14 +222,14 @@ export class AmbientTransaction implements ScopedTransaction, Lender {
     this.isEnding = true;
     await this.untilQuiet();
     const undo = (): Promise<void> => this.owned.rollBack(() => this.idle());
-    await (isCommitting ? undo() : this.announceRollback(undo));
+    await (isCommitting ? undo() : this.announcements.rolledBack(undo));
   }
 
   /** The same at once, whatever the connection is busy with. False where it had ended already. */
   abort(cause: Error): boolean {
     const isAborted = this.owned.abort(cause);
     if (isAborted && !this.isCommitting) {
-      void this.announceRollback(() => Promise.resolve());
+      void this.announcements.rolledBack(() => Promise.resolve());
     }
     return isAborted;
   }

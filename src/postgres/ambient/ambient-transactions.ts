@@ -1,14 +1,16 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import type { Pool, PoolClient } from 'pg';
+import type { PoolClient } from 'pg';
 import type { DataSource, EntityManager } from 'typeorm';
 import type { IsolationLevel } from '../../protocol/options.js';
 import { DatabaseConnection, type PostgresQueryRunner } from '../database-connection.js';
 import { deferCaching } from './deferred-cache.js';
-import { type FlowState, runnerReplacements, scopeOfRunner } from './joined-runner.js';
+import { runnerReplacements } from './joined-runner.js';
+import { type FlowState, scopeOfRunner } from './runner-handles.js';
 import { type Aftermath, aftermathOfHandler } from '../../util/late-work.js';
 import { onNobodysBehalf } from '../../util/request-storage.js';
 import { bindLazyRelations } from './lazy-relations.js';
 import { managerReplacements } from './nested-transaction.js';
+import { PoolGuard, poolOf } from './pool-guard.js';
 import { baseClassOf, replaceOnce } from './replacing.js';
 import type { Scope, ScopedTransaction, ScopeFlows } from './transaction-scope.js';
 
@@ -55,45 +57,19 @@ const TRANSACTION_EVENTS = [
   'afterTransactionRollback',
 ] as const;
 
-type ClientMakingPool = Pool & { newClient?: (...given: unknown[]) => unknown };
-
-/** The pool of the primary, where TypeORM's driver keeps one. */
-function poolOf(driver: object): Pool | undefined {
-  return (driver as { master?: Pool }).master;
-}
-
-/** The same, and those of replicas. */
-function poolsOf(driver: object): ClientMakingPool[] {
-  const { slaves = [] } = driver as { slaves?: Pool[] };
-  return [poolOf(driver), ...slaves].filter((pool) => pool !== undefined);
-}
-
-const guarded = new WeakSet<PoolClient>();
-
-/**
- * Between the pool, which takes its `error` listener off a connection at checkout, and TypeORM, which puts its own on a
- * moment later, a connection that dies would end the process by an uncaught exception. Whoever holds it still learns
- * of its death by the next statement.
- */
-function keepProcessAlive(client: PoolClient): void {
-  if (!guarded.has(client)) {
-    guarded.add(client);
-    client.on('error', () => undefined);
-  }
-}
-
 /**
  * Makes a DataSource transaction-aware: within {@link AmbientTransaction.run} every repository, manager, query builder,
  * runner and `DataSource.transaction()` of it uses the one transaction. What is replaced is in the classes of its driver
  * and managers, for all DataSources together, and asks whose driver it is; the DataSource itself, which applications
  * copy and wrap, stays as it is.
+ *
+ * It is long because installing, asking where a flow is, and taking back are about the same few fields.
  */
 export class AmbientTransactions implements FlowState, ScopeFlows {
   private readonly shared: Shared;
   private readonly restore: (() => void)[];
-  private restorePools: (() => void)[] = [];
   private untilIdle: (() => Promise<void>) | undefined;
-  private guardedPool: Pool | undefined;
+  private readonly pools = new PoolGuard((work) => this.onNobodysBehalf(work));
 
   constructor(readonly dataSource: DataSource) {
     this.shared = sharedBy.get(dataSource) ?? { current: new AsyncLocalStorage(), untilIdle: new Set() };
@@ -104,7 +80,7 @@ export class AmbientTransactions implements FlowState, ScopeFlows {
       replaceOnce(runners, () => runnerReplacements(runners, surroundings)),
       replaceOnce(managers, () => managerReplacements(managers, surroundings)),
     ];
-    this.guardPool();
+    this.pools.guard(this.dataSource.driver);
     bindLazyRelations(dataSource.relationLoader, () => this.transaction()?.reader);
     if (dataSource.queryResultCache !== undefined) {
       deferCaching(
@@ -162,8 +138,7 @@ export class AmbientTransactions implements FlowState, ScopeFlows {
   uninstall(): void {
     installed.delete(this);
     this.restore.forEach((restore) => restore());
-    this.guardedPool?.off('acquire', keepProcessAlive);
-    this.restorePools.forEach((restore) => restore());
+    this.pools.leave();
     const { untilIdle } = this.shared;
     if (this.untilIdle !== undefined && untilIdle.delete(this.untilIdle) && untilIdle.size === 0) {
       Reflect.deleteProperty(this.dataSource, 'destroy');
@@ -178,32 +153,10 @@ export class AmbientTransactions implements FlowState, ScopeFlows {
 
   /** Takes a connection to the primary out of the pool. */
   async connect(): Promise<DatabaseConnection> {
-    this.guardPool();
+    this.pools.guard(this.dataSource.driver);
     const runner = this.outside(() => this.dataSource.createQueryRunner('master')) as PostgresQueryRunner;
     const client = (await this.onNobodysBehalf(() => runner.connect())) as PoolClient;
     return new DatabaseConnection(runner, client);
-  }
-
-  /** A DataSource that is initialised again has another pool. */
-  private guardPool(): void {
-    const pool = poolOf(this.dataSource.driver);
-    if (pool !== this.guardedPool) {
-      this.guardedPool = pool?.on('acquire', keepProcessAlive);
-      this.restorePools = poolsOf(this.dataSource.driver).map((each) => replaceOnce(each, () => this.connecting(each)));
-    }
-  }
-
-  /**
-   * A connection keeps the AsyncLocalStorage of whoever had it opened, for its notifications and listeners, and serves
-   * everybody. It is opened by whoever asks for one, or gives one back that another waits for.
-   */
-  private connecting(pool: ClientMakingPool): PropertyDescriptorMap {
-    const { newClient } = pool;
-    if (newClient === undefined) {
-      return {};
-    }
-    const value = (...given: unknown[]): unknown => this.onNobodysBehalf(() => newClient.apply(pool, given));
-    return { newClient: { value, writable: true, configurable: true, enumerable: false } };
   }
 
   /** Runs `work`, which makes something for all, without the running code's request. */

@@ -1,7 +1,7 @@
 import type { EntityManager } from 'typeorm';
 import type { IsolationLevel } from '../../protocol/options.js';
 import { dataSourceOf } from '../data-source-of.js';
-import { handleOfJoined, scopeOfRunner, type Surroundings } from './joined-runner.js';
+import { handleOfJoined, scopeOfRunner, type Surroundings } from './runner-handles.js';
 
 type Work = (manager: EntityManager) => Promise<unknown>;
 /** Of `EntityManager.transaction()`. */

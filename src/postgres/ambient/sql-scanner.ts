@@ -24,6 +24,8 @@ const TO_LOWER = 0x20;
 /**
  * Reads SQL token by token as PostgreSQL's scan.l does, with `standard_conforming_strings` on: nested comments, literals
  * of all kinds, dollar quotes, quoted names. What is not closed lasts to the end: PostgreSQL refuses it.
+ *
+ * It is long because PostgreSQL's lexical structure has that many cases (manual, 4.1), each a few lines.
  */
 export class SqlScanner {
   kind: TokenKind = 'other';

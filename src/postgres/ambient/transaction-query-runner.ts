@@ -37,7 +37,11 @@ const OWN_RUNNER: PropertyDescriptor & ThisType<{ readonly [RUNNER_OF_MANAGER]: 
   },
 };
 
-/** What a QueryRunner of a transaction knows and does. */
+/**
+ * What a QueryRunner of a transaction knows and does.
+ *
+ * It is long because it answers for every method of TypeORM's QueryRunner that touches a connection.
+ */
 export class RunnerHandle implements Lead, Spoken, Borrower {
   /** Nested transactions that were started by it and not ended, innermost last. It ends no others. */
   private readonly begun: Scope[] = [];

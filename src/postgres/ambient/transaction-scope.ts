@@ -36,6 +36,8 @@ class NestedTransactionRolledBackError extends TransactionRolledBackError {
 /**
  * The transaction itself, or a savepoint in it. Statements of a scope run one after another; a nested scope takes its
  * turn among them and keeps it until it ends, so that what runs beside it is never undone with it.
+ *
+ * It is long because a savepoint's turn, its end, and those who wait for either are one protocol.
  */
 export class Scope {
   readonly lane = new Lane();

@@ -112,7 +112,7 @@ export async function assertHoldsAnyText(db: Queryable): Promise<void> {
   const encoding = rows[0]!.server_encoding;
   if (encoding !== 'UTF8') {
     throw new Error(
-      `IdempotencyModule: the database keeps its text in ${encoding}, which cannot hold every scope or response. ` +
+      `the database keeps its text in ${encoding}, which cannot hold every scope or response. ` +
         `Use a database in UTF8: create database … encoding 'UTF8' template template0.`,
     );
   }

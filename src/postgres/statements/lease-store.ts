@@ -21,7 +21,11 @@ import { BEGIN, type FoundKey, foundKeyOf } from './shared-statements.js';
 import { FencedOffError, ReadOnlyServerError, TransactionEndedByHandlerError } from './store-errors.js';
 import { TableStore } from './table-store.js';
 
-/** Every statement of lease mode, one method each. Each is one round trip, and all but `begin` end what they begin. */
+/**
+ * Every statement of lease mode, one method each. Each is one round trip, and all but `begin` end what they begin.
+ *
+ * It is long because it has that many statements.
+ */
 export class LeaseStore extends TableStore {
   private readonly statements = leaseStatementsOn(this.keys, this.steps);
   /** Where they are other ones than those of plain tables. */

@@ -1,13 +1,10 @@
 import { readdir, rm } from 'node:fs/promises';
-import multipart from '@fastify/multipart';
+import multipart, { type FastifyMultipartAttachFieldsToBodyOptions } from '@fastify/multipart';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { FastifyAdapter } from '@nestjs/platform-fastify';
+import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import { Test } from '@nestjs/testing';
-import type { FastifyMultipartAttachFieldsToBodyOptions } from '@fastify/multipart';
 import type { INestApplication, Type } from '@nestjs/common';
 import type { NestExpressApplication } from '@nestjs/platform-express';
-import type { NestFastifyApplication } from '@nestjs/platform-fastify';
-
 import {
   ExpressUploadsController,
   FastifyUploadsController,

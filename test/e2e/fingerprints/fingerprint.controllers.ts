@@ -1,13 +1,19 @@
 import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Controller, Delete, Post, Put, UseInterceptors } from '@nestjs/common';
+import {
+  Controller,
+  Delete,
+  type ExecutionContext,
+  type NestInterceptor,
+  Post,
+  Put,
+  UseInterceptors,
+} from '@nestjs/common';
 import { AnyFilesInterceptor, FileFieldsInterceptor, FileInterceptor } from '@nestjs/platform-express';
 import * as onFastify from '@nestjs/platform-fastify/multipart';
-import { of } from 'rxjs';
+import { type Observable, of } from 'rxjs';
 import { fingerprintRequest } from '../../../src/http/fingerprint.js';
-import type { ExecutionContext, NestInterceptor } from '@nestjs/common';
-import type { Observable } from 'rxjs';
 
 export const uploadFolder = await mkdtemp(join(tmpdir(), 'fingerprint-'));
 

@@ -1,6 +1,5 @@
-import { createServer, connect, type Server, type Socket } from 'node:net';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { once } from 'node:events';
-import type { AddressInfo } from 'node:net';
 
 /** A server that says each line again. */
 export async function startEcho(): Promise<Server> {
