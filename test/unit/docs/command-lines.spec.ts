@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { readCommand } from '../../../src/cli/run-command.js';
-import { blocksOf, type Block, pages, prose } from '../../docs/pages.js';
+import { blocksOf, type Block, pages, prose, read } from '../../docs/pages.js';
 
 const SHELLS = new Set(['sh', 'bash', 'shell']);
 
@@ -56,5 +56,20 @@ describe('a command line in the documentation', () => {
     // At a terminal these ask; a test is none.
     const agreed = ['forget', 'release', 'resolve'].includes(given[0]!) && !given.includes('--yes') ? ['--yes'] : [];
     expect(readCommand([...given, ...agreed]).command).toBeDefined();
+  });
+});
+
+describe('a script in the documentation', () => {
+  const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> };
+  const named = new Set(
+    pages()
+      .filter((page) => page !== 'CHANGELOG.md')
+      .flatMap((page) => [...read(page).matchAll(/\bnpm run (?:-s )?([\w:-]+)/g)])
+      .map(([, name = '']) => name),
+  );
+
+  it('is one of package.json', () => {
+    expect(named.size).toBeGreaterThan(15);
+    expect([...named].filter((name) => !(name in scripts))).toEqual([]);
   });
 });
