@@ -19,6 +19,9 @@ if (!/^\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?$/.test(version ?? '')) {
 if (version.localeCompare(manifest.version, 'en', { numeric: true }) < 0) {
   refuse(`${version} is older than ${manifest.version}, which package.json has.`);
 }
+if (manifest.repository === undefined) {
+  refuse('package.json has no `repository`: npm takes the links and pictures of README.md from there.');
+}
 if (git('tag', '--list', `v${version}`) !== '') {
   refuse(`There is a tag v${version} already.`);
 }
