@@ -1,8 +1,10 @@
 /**
  * Runs the e2e suite and that of lease mode with the library's tables distributed over a Citus cluster, and then storms and
- * crashes on every kind of its tables: `npm run test:citus [-- <jest arguments>]`. The cluster is that of CITUS_URL, its
+ * crashes on every kind of its tables: `npm run test:citus [-- --measure [<requests>] | <jest arguments>]`. The cluster is that of CITUS_URL, its
  * coordinator, and CITUS_WORKERS, with commas between them; both with a superuser. Its servers are crashed.
  */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { runJest } from '../support/run-jest.js';
 import { KEEPS_TO_PLAIN_TABLES } from './plain-tables.js';
 
@@ -26,6 +28,9 @@ async function main(args: string[]): Promise<number> {
     process.stderr.write(HOW_TO);
     return 1;
   }
+  if (args[0] === '--measure') {
+    return measure(args[1] ?? '', CITUS_URL, CITUS_WORKERS);
+  }
   const environment = { DATABASE_URL: CITUS_URL, TEST_CITUS_WORKERS: CITUS_WORKERS, TEST_CITUS_KIND: 'distributed' };
   const together = ['--config', 'test/jest.citus.config.js'];
   const e2e = ['test/e2e', '--maxWorkers=2', '--testPathIgnorePatterns', ...KEEPS_TO_PLAIN_TABLES];
@@ -36,6 +41,15 @@ async function main(args: string[]): Promise<number> {
     }
   }
   return 0;
+}
+
+/** In a process of its own: what the tests know of the cluster they read where they are loaded. */
+async function measure(requests: string, coordinator: string, workers: string): Promise<number> {
+  const script = ['--import', '@swc-node/register/esm-register', 'test/citus/measure.ts', requests];
+  const environment = { ...process.env, DATABASE_URL: coordinator, TEST_CITUS_WORKERS: workers };
+  const child = spawn(process.execPath, script, { stdio: 'inherit', env: environment });
+  const [code] = (await once(child, 'exit')) as [number | null];
+  return code ?? 1;
 }
 
 process.exitCode = await main(process.argv.slice(2));

@@ -5,8 +5,8 @@ import { databaseUrl } from './database.js';
 /** The other servers of a Citus cluster, where `npm run test:citus` runs the tests; PostgreSQL alone has none. */
 export const WORKERS = (process.env['TEST_CITUS_WORKERS'] ?? '').split(',').filter((url) => url !== '');
 
-/** What Citus can make of the library's tables. */
-export const CITUS_KINDS = ['distributed', 'managed'] as const;
+/** What Citus can make of the library's tables; docs/scaling.md says why reference tables are not among them. */
+export const CITUS_KINDS = ['distributed', 'single-shard', 'managed'] as const;
 export type CitusKind = (typeof CITUS_KINDS)[number];
 
 /** Business tables made by TypeORM are to commit with keys that are elsewhere. */
@@ -40,6 +40,10 @@ export async function turnTablesIntoCitus(kind: CitusKind, url: string): Promise
       `set citus.shard_count = ${SHARDS}`,
       `select create_distributed_table('${KEYS_TABLE}', 'key', colocate_with => 'none')`,
       `select create_distributed_table('${STEPS_TABLE}', 'execution_id', colocate_with => 'none')`,
+    ],
+    'single-shard': [
+      `select create_distributed_table('${KEYS_TABLE}', null, colocate_with => 'none')`,
+      `select create_distributed_table('${STEPS_TABLE}', null, colocate_with => '${KEYS_TABLE}')`,
     ],
     managed: [KEYS_TABLE, STEPS_TABLE].map((table) => `select citus_add_local_table_to_metadata('${table}')`),
   };
