@@ -9,14 +9,17 @@ import {
   Post,
   UseInterceptors,
 } from '@nestjs/common';
-import { InjectDataSource } from '@nestjs/typeorm';
+import { InjectDataSource, InjectRepository } from '@nestjs/typeorm';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import type { DataSource } from 'typeorm';
+import { type DataSource, Repository } from 'typeorm';
 import { Idempotent } from '../../src/index.js';
+import { blocksOf } from '../docs/pages.js';
+import { Effect } from '../support/effect.entity.js';
+import type { RawResponse } from '../support/raw-http.js';
 import { json, replayOf } from '../support/response.js';
 import { ADAPTERS, createTestApp, type TestApp } from '../support/test-app.js';
 
-/** The recipes of docs/recipes.md for tenants. Roles belong to the server: this one is of this run alone. */
+/** Of the recipes of docs/recipes.md for tenants. Roles belong to the server: this one is of this run alone. */
 const ROLE = `shop_tenant_${randomUUID().replaceAll('-', '')}`;
 
 const tenantOf = (context: ExecutionContext): string =>
@@ -70,11 +73,28 @@ class TenantsController {
   }
 }
 
-describe.each(ADAPTERS)('tenants, on %s', (adapter) => {
+@Controller('payments')
+class PaymentsController {
+  constructor(@InjectRepository(Effect) private readonly payments: Repository<Effect>) {}
+
+  @Post()
+  @Idempotent()
+  create(@Body() { amount }: { amount: number }) {
+    return this.payments.save({ label: String(amount) });
+  }
+}
+
+/** The curl lines of the page, each as path, key and body. */
+const LINES = blocksOf('docs/getting-started.md')
+  .flatMap(({ code }) => code.split('\n'))
+  .map((line) => /^curl -i \$api(\S+) -H '.*' -H 'Idempotency-Key: (.*)' -d '(.*)'$/.exec(line)?.slice(1))
+  .filter((found) => found !== undefined) as [path: string, key: string, body: string][];
+
+describe.each(ADAPTERS)('what the documentation shows, on %s', (adapter) => {
   let test: TestApp;
 
   beforeAll(async () => {
-    test = await createTestApp({ adapter, controllers: [TenantsController] });
+    test = await createTestApp({ adapter, controllers: [TenantsController, PaymentsController] });
     await test.dataSource.query(`
       create table invoices (tenant text not null);
       alter table invoices enable row level security;
@@ -95,7 +115,7 @@ describe.each(ADAPTERS)('tenants, on %s', (adapter) => {
   const post = (path: string, caller: string, tenant = caller) =>
     test.post(path, `the same key of ${path}`, { tenant }, [['X-Tenant', caller]]);
 
-  it.each(['/rows', '/schemas'])('by %s see their own alone, and have keys of their own', async (path) => {
+  it.each(['/rows', '/schemas'])('tenants by %s see their own alone, and have keys of their own', async (path) => {
     const ada = await post(path, 'ada');
     const bob = await post(path, 'bob');
     expect([ada.status, bob.status]).toEqual([201, 201]);
@@ -105,12 +125,24 @@ describe.each(ADAPTERS)('tenants, on %s', (adapter) => {
     expect(await post(path, 'bob')).toEqual(replayOf(bob));
   });
 
-  it('cannot write for another, and the session that did not let them is as it was for the next request', async () => {
+  it('a tenant cannot write for another, and the session that did not let him is as it was for the next request', async () => {
     expect((await post('/rows', 'eve', 'ada')).status).toBe(500);
     expect((await post('/rows', 'eve')).status).toBe(201);
     const [{ tenant, role }] = await test.dataSource.query(
       `select current_setting('app.tenant', true) as tenant, current_setting('role') as role`,
     );
     expect([tenant ?? '', role]).toEqual(['', 'none']);
+  });
+
+  it('the lines of docs/getting-started.md pay once, replay, and refuse another payment under the same key', async () => {
+    const answers: RawResponse[] = [];
+    for (const [path, key, body] of LINES) {
+      answers.push(await test.post(path, key, JSON.parse(body)));
+    }
+    const [first, retry, other] = answers;
+    expect(answers.map(({ status }) => status)).toEqual([201, 201, 422]);
+    expect(retry).toEqual(replayOf(first!));
+    expect(json(other!)).toMatchObject({ type: 'urn:nestjs-idempotency:key-reused' });
+    expect(await test.effects()).toEqual(['1000']);
   });
 });
