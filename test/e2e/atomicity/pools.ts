@@ -1,4 +1,5 @@
 import type { Pool, PoolClient } from 'pg';
+import { pendingQueries } from '../../support/pg-client-state.js';
 import type { TestApp } from '../../support/test-app.js';
 
 /** Statements that were handed to a connection before the one before was answered: pg warns of them, pg 9 refuses them. */
@@ -8,12 +9,11 @@ export function watchOverlaps(test: TestApp): string[] {
   const watch = (client: PoolClient) => {
     if (seen.has(client)) return;
     seen.add(client);
-    const { _queryQueue: queue } = client as unknown as { _queryQueue: unknown[] };
     const query = client.query.bind(client) as (...given: unknown[]) => unknown;
     Object.assign(client, {
       query: (...given: unknown[]) => {
-        const { _activeQuery: running } = client as unknown as { _activeQuery: unknown };
-        if (running || queue.length > 0) overlaps.push(`${textOf(given[0])} behind ${textOf(running ?? queue[0])}`);
+        const [pending] = pendingQueries(client);
+        if (pending !== undefined) overlaps.push(`${textOf(given[0])} behind ${textOf(pending)}`);
         return query(...given);
       },
     });

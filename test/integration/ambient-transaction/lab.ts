@@ -8,6 +8,7 @@ import type { DatabaseConnection } from '../../../src/postgres/database-connecti
 import { KeyStore } from '../../../src/postgres/statements/key-store.js';
 import { OwnedTransaction } from '../../../src/postgres/owned-transaction.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { pendingQueries } from '../../support/pg-client-state.js';
 import { waitFor } from '../../support/wait-for.js';
 import { Auditor, EffectRepository, ENTITIES } from './entities.js';
 
@@ -99,11 +100,9 @@ function watch(pool: Pool): void {
     if (seen.has(client)) return;
     seen.add(client);
     const query = client.query.bind(client) as (...given: unknown[]) => unknown;
-    const { _queryQueue: queue } = client as unknown as { _queryQueue: unknown[] };
     Object.assign(client, {
       query: (...given: unknown[]) => {
-        const { _activeQuery: running } = client as unknown as { _activeQuery?: unknown };
-        if (running || queue.length > 0) overlaps.push(String(given[0]));
+        if (pendingQueries(client).length > 0) overlaps.push(String(given[0]));
         return query(...given);
       },
     });

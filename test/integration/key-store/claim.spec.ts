@@ -3,12 +3,12 @@ import { describe, expect, it } from '@jest/globals';
 import { KeyStore } from '../../../src/postgres/statements/key-store.js';
 import type { HeaderLine } from '../../../src/protocol/response.js';
 import { waitFor } from '../../support/wait-for.js';
+import { isInTransaction } from '../../support/pg-client-state.js';
 import {
   backDate,
   claimed,
   complete,
   effects,
-  inTransaction,
   pool,
   recordFor,
   requestFor,
@@ -27,7 +27,7 @@ describe('a claim', () => {
   it('begins a transaction and writes nothing', async () => {
     const client = await session();
     await claimed(client, 'k');
-    expect(inTransaction(client)).toBe(true);
+    await expect(isInTransaction(client)).resolves.toBe(true);
     expect(await valueOf(client, 'pg_current_xact_id_if_assigned()')).toBeNull();
     expect(await rowsOf()).toEqual([]);
   });
@@ -37,10 +37,10 @@ describe('a claim', () => {
     await claimed(first, 'k');
     expect(await store.claim(second, requestFor('k'))).toEqual({ kind: 'in flight' });
     await store.rollback(second);
-    expect(inTransaction(second)).toBe(false);
+    await expect(isInTransaction(second)).resolves.toBe(false);
 
     await store.rollback(first);
-    expect(inTransaction(first)).toBe(false);
+    await expect(isInTransaction(first)).resolves.toBe(false);
     await claimed(second, 'k');
   });
 
@@ -89,7 +89,7 @@ describe('a claim', () => {
     const found = responseOf(await store.lookUp(client, { scope: '', key: 'k' }));
     expect(found).toEqual(expected);
     expect(Math.abs(found.createdAt.getTime() - before)).toBeLessThan(60_000);
-    expect(inTransaction(client)).toBe(false);
+    await expect(isInTransaction(client)).resolves.toBe(false);
   });
 
   it('finds what was recorded whoever has the lock', async () => {

@@ -121,8 +121,6 @@ export async function valueOf(client: Pool | PoolClient, expression: string): Pr
   return rows[0]!.value;
 }
 
-export const inTransaction = (client: PoolClient) => client.getTransactionStatus() === 'T';
-
 export function responseOf(found: FoundKey | undefined): StoredResponse {
   if (found?.kind !== 'completed') throw new Error(`no response, but ${JSON.stringify(found)}`);
   return found.response;

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { describe, expect, it } from '@jest/globals';
 import type { PoolClient } from 'pg';
 import { sqlStateOf } from '../../../src/postgres/sqlstate.js';
+import { isInTransaction } from '../../support/pg-client-state.js';
 import {
   claimed,
   complete,
@@ -76,7 +77,7 @@ describe('prepared statements', () => {
 
     const error = await errorOf(store.claim(client, requestFor('second')));
     expect(sqlStateOf(error)).toBe(INVALID_STATEMENT_NAME);
-    expect(client.getTransactionStatus()).toBe('I');
+    await expect(isInTransaction(client)).resolves.toBe(false);
     expect(runner.shouldRunAgain(error)).toBe(true);
     expect(runner.shouldRunAgain(new Error('anything else'))).toBe(false);
 

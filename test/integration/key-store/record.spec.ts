@@ -6,6 +6,7 @@ import {
 import { KeyStore } from '../../../src/postgres/statements/key-store.js';
 import { isDefiniteFailure, sqlStateOf } from '../../../src/postgres/sqlstate.js';
 import { waitFor } from '../../support/wait-for.js';
+import { isInTransaction } from '../../support/pg-client-state.js';
 import {
   backDate,
   claimed,
@@ -14,7 +15,6 @@ import {
   errorOf,
   FOREIGN_KEY_VIOLATION,
   IN_FAILED_TRANSACTION,
-  inTransaction,
   pool,
   recordFor,
   requestFor,
@@ -37,7 +37,7 @@ describe('a record', () => {
     await write(client);
     expect(await effects()).toEqual([]);
     await store.record(client, recordFor(request), false);
-    expect(inTransaction(client)).toBe(false);
+    await expect(isInTransaction(client)).resolves.toBe(false);
     expect(await effects()).toEqual(['done']);
     const { rows } = await pool.query('select 1 from effects e join idempotency_keys k on k.xmin = e.xmin');
     expect(rows).toHaveLength(1);
