@@ -22,6 +22,8 @@ import { assertProtocolClient } from './postgres/driver-check.js';
 import { KeyStore } from './postgres/statements/key-store.js';
 import { ObservedKeys } from './postgres/statements/observed-keys.js';
 import { findKeyTables, isDistributed } from './postgres/statements/key-tables.js';
+import { OperatorStore } from './postgres/statements/operator-store.js';
+import { KEYS_TABLE, STEPS_TABLE } from './postgres/table-name.js';
 import { LeaseService } from './modes/lease/lease.service.js';
 import { LeaseStore } from './postgres/statements/lease-store.js';
 import { type Pulse, takePulse } from './postgres/statements/pulse.js';
@@ -33,6 +35,7 @@ import { StoredKeys } from './postgres/statements/stored-keys.js';
 
 interface Parts {
   schema: string;
+  onCitus: boolean;
   dataSource: DataSource;
   transactions: AmbientTransactions;
   connections: Connections;
@@ -97,6 +100,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     const observer = new Observer(new ObservedKeys(schema), connections);
     this.parts = {
       schema,
+      onCitus,
       dataSource,
       transactions,
       connections,
@@ -128,6 +132,16 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
   takePulse(): Promise<Pulse> {
     const { connections, schema } = this.ready;
     return takePulse(connections, schema);
+  }
+
+  /** What keys and steps take on disk, with indexes, in bytes by the table's name. */
+  async tableSizes(): Promise<[table: string, bytes: number][]> {
+    const { connections, schema, onCitus } = this.ready;
+    const { keysBytes, indexesBytes, stepsBytes } = await new OperatorStore(connections, schema, onCitus).disk();
+    return [
+      [KEYS_TABLE, keysBytes + indexesBytes],
+      [STEPS_TABLE, stepsBytes],
+    ];
   }
 
   /** Whether the tables are those of this version. */

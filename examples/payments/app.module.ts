@@ -13,10 +13,15 @@ import { PayoutsModule } from './payouts/payouts.module.js';
 import { UploadsModule } from './uploads/uploads.module.js';
 import { UsersModule } from './users/users.module.js';
 import { VerificationModule } from './verification/verification.module.js';
+import { WiresModule } from './wires/wires.module.js';
 
 @Module({})
 export class AppModule {
-  static register({ adapter, databaseUrl, providerUrl }: PaymentsAppOptions): DynamicModule {
+  /** @param operations what it is looked after by */
+  static register(
+    { adapter, databaseUrl, providerUrl }: PaymentsAppOptions,
+    operations: DynamicModule[],
+  ): DynamicModule {
     return {
       module: AppModule,
       imports: [
@@ -46,7 +51,9 @@ export class AppModule {
         VerificationModule.register(providerUrl),
         JobsModule.register(databaseUrl),
         PayoutsModule,
+        WiresModule.register(providerUrl),
         CheckoutModule,
+        ...operations,
       ],
     };
   }

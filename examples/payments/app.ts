@@ -12,12 +12,22 @@ export interface PaymentsAppOptions {
   databaseUrl: string;
   /** Of the service that verifies users. */
   providerUrl: string;
+  /**
+   * Of one address to one route, in an application with metrics, a health check, a limit and OpenAPI. Without it there is none
+   * of that: jest cannot load @nestjs/throttler before Node.js 24.9, as it is CommonJS and NestJS 12 is not.
+   */
+  requestsPerMinute?: number;
 }
 
 /** The application, ready for `listen()`. */
 export async function createPaymentsApp(options: PaymentsAppOptions): Promise<INestApplication> {
   const settings: NestApplicationOptions = { logger: ['error', 'warn'], abortOnError: false };
-  const module = AppModule.register(options);
+  const { requestsPerMinute } = options;
+  const operations = requestsPerMinute === undefined ? undefined : await import('./operations/index.js');
+  const module = AppModule.register(
+    options,
+    operations === undefined ? [] : [operations.OperationsModule.register(requestsPerMinute!)],
+  );
   let app: INestApplication;
   if (options.adapter === 'fastify') {
     const fastify = await NestFactory.create<NestFastifyApplication>(module, new FastifyAdapter(), settings);
@@ -26,5 +36,7 @@ export async function createPaymentsApp(options: PaymentsAppOptions): Promise<IN
   } else {
     app = await NestFactory.create(module, new ExpressAdapter(), settings);
   }
-  return app.useGlobalPipes(new ValidationPipe({ transform: true, whitelist: true }));
+  app.useGlobalPipes(new ValidationPipe({ transform: true, whitelist: true }));
+  operations?.serveOpenApi(app);
+  return app;
 }

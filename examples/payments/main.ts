@@ -6,7 +6,7 @@ import { startFakeProvider } from './provider/fake-provider.js';
 import { tour } from './tour.js';
 
 async function main(): Promise<void> {
-  const { adapter, port, dataDir, ...given } = readEnvironment(process.env);
+  const { adapter, port, dataDir, requestsPerMinute, ...given } = readEnvironment(process.env);
   // From the start, so that a signal that comes while the database starts also stops it.
   const signal = Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM')]);
 
@@ -15,7 +15,7 @@ async function main(): Promise<void> {
   try {
     const databaseUrl = given.databaseUrl ?? database!.url;
     const providerUrl = given.providerUrl ?? provider!.url;
-    const app = await createPaymentsApp({ adapter, databaseUrl, providerUrl });
+    const app = await createPaymentsApp({ adapter, databaseUrl, providerUrl, requestsPerMinute });
     try {
       await app.listen(port, '127.0.0.1');
       const url = await app.getUrl();

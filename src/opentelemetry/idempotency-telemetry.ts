@@ -17,11 +17,15 @@ const BYTES = {
 /** A look at the tables is good for so long, however often the metrics are collected. */
 const PULSE_LASTS_MS = 10_000;
 
+/** They take a look at each partition, or shard of Citus. */
+const SIZES_LAST_MS = 60_000;
+
 /** Metrics and spans of the module's requests, by the global providers of OpenTelemetry. */
 @Injectable()
 export class IdempotencyTelemetry implements OnModuleInit {
   private readonly tracer: Tracer = trace.getTracer(SCOPE);
-  private pulse: { readonly takenAt: number; readonly result: ReturnType<IdempotencyRuntime['takePulse']> } | undefined;
+  private readonly pulse = lasting(PULSE_LASTS_MS, () => this.runtime.takePulse());
+  private readonly sizes = lasting(SIZES_LAST_MS, () => this.runtime.tableSizes());
 
   constructor(private readonly runtime: IdempotencyRuntime) {}
 
@@ -87,29 +91,40 @@ export class IdempotencyTelemetry implements OnModuleInit {
       },
       [inFlight, oldest],
     );
+    const up = meter.createObservableGauge('idempotency.store.up');
+    const size = meter.createObservableGauge('idempotency.table.size', { unit: 'By' });
     const expired = meter.createObservableGauge('idempotency.keys.expired', { unit: '{key}' });
     const lag = meter.createObservableGauge('idempotency.purge.lag', { unit: 's' });
     const waiting = meter.createObservableGauge('idempotency.operations.waiting', { unit: '{operation}' });
     meter.addBatchObservableCallback(
       async (result) => {
-        const pulse = await this.recentPulse().catch(() => undefined); // that the store is away is told by requests
+        const pulse = await this.pulse().catch(() => undefined);
+        result.observe(up, pulse?.writable === true ? 1 : 0);
         if (pulse !== undefined) {
           result.observe(expired, pulse.expired);
           result.observe(lag, pulse.purgeLagMs / 1000);
           result.observe(waiting, pulse.waiting);
         }
+        for (const [table, bytes] of await this.sizes().catch(() => [])) {
+          result.observe(size, bytes, { 'db.collection.name': table });
+        }
       },
-      [expired, lag, waiting],
+      [up, size, expired, lag, waiting],
     );
   }
+}
 
-  private recentPulse(): ReturnType<IdempotencyRuntime['takePulse']> {
+/** Asks no more often than that; one that has failed is asked again. */
+function lasting<T>(ms: number, ask: () => Promise<T>): () => Promise<T> {
+  let last: { readonly takenAt: number; readonly result: Promise<T> } | undefined;
+  return () => {
     const now = performance.now();
-    if (this.pulse === undefined || now - this.pulse.takenAt > PULSE_LASTS_MS) {
-      this.pulse = { takenAt: now, result: this.runtime.takePulse() };
+    if (last === undefined || now - last.takenAt > ms) {
+      last = { takenAt: now, result: ask() };
+      last.result.catch(() => (last = undefined));
     }
-    return this.pulse.result;
-  }
+    return last.result;
+  };
 }
 
 function recorderOn(meter: Meter): (event: IdempotencyEvent) => void {
@@ -117,6 +132,7 @@ function recorderOn(meter: Meter): (event: IdempotencyEvent) => void {
   const observed = meter.createCounter('idempotency.requests.observed', { unit: '{request}' });
   const steps = meter.createCounter('idempotency.steps', { unit: '{step}' });
   const purged = meter.createCounter('idempotency.keys.purged', { unit: '{key}' });
+  purged.add(0); // so that it is there before the first purge
   const durations = {
     claimMs: meter.createHistogram('idempotency.claim.duration', SECONDS),
     handlerMs: meter.createHistogram('idempotency.handler.duration', SECONDS),

@@ -140,6 +140,16 @@ describe.each(['express', 'fastify'])('npm start with ADAPTER=%s', (adapter) => 
       ids.map((id) => expect.objectContaining({ payment_id: id, amount: 1000 })),
     );
 
+    const ask = (path: string) => send({ method: 'GET', path });
+    expect(json(await ask('/health'))).toMatchObject({ status: 'ok', info: { idempotency: { status: 'up' } } });
+    expect((await ask('/metrics')).body.toString()).toMatch(
+      /^idempotency_requests_total\{.*http_route="\/payments".*idempotency_outcome="replayed".*\} 1$/m,
+    );
+    expect(json(await ask('/openapi.json'))).toMatchObject({
+      paths: { '/wires': { post: { 'x-idempotency': { mode: 'lease' } } } },
+    });
+    expect(example.errors()).not.toMatch(/warn/i);
+
     expect(await example.end('SIGTERM')).toBe(0);
   });
 
@@ -190,6 +200,7 @@ describe('npm start', () => {
   it('says what is wrong with its environment', async () => {
     expect(() => readEnvironment({ ADAPTER: 'koa' })).toThrow('ADAPTER must be "express" or "fastify".');
     expect(() => readEnvironment({ PORT: '99999' })).toThrow('PORT must be 0 (any free port) to 65535.');
+    expect(() => readEnvironment({ RATE_LIMIT: '0' })).toThrow('RATE_LIMIT must be a number of requests a minute.');
     await expect(start({ DATABASE_URL: 'postgres://127.0.0.1:1/none' })).rejects.toThrow('ECONNREFUSED');
   });
 });

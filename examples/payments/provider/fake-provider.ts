@@ -31,6 +31,7 @@ export interface FakeProvider {
 export async function startFakeProvider(): Promise<FakeProvider> {
   const switches: Switches = { slow_ms: 0, fail: 0, drop: 0 };
   const sessions = new Map<string, ProviderSession>();
+  const wires: object[] = [];
   let calls = 0;
 
   function createSession(request: IncomingMessage, response: ServerResponse): void {
@@ -52,11 +53,22 @@ export async function startFakeProvider(): Promise<FakeProvider> {
     setTimeout(() => answer(response, 201, session), switches.slow_ms).unref();
   }
 
+  /** As banks do that know no keys. */
+  function sendWire(body: object, response: ServerResponse): void {
+    const wire = { wire_id: randomUUID(), ...body };
+    wires.push(wire);
+    setTimeout(() => answer(response, 201, wire), switches.slow_ms).unref();
+  }
+
   async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const body = request.method === 'POST' ? ((await json(request)) as object) : {};
     switch (`${request.method} ${request.url}`) {
       case 'POST /sessions':
         return createSession(request, response);
+      case 'POST /wires':
+        return sendWire(body, response);
+      case 'GET /wires':
+        return answer(response, 200, wires);
       case 'POST /switches':
         return answer(response, 200, Object.assign(switches, body));
       case 'GET /stats':

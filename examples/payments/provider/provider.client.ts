@@ -11,6 +11,12 @@ export interface ProviderRequest {
   reference: string;
 }
 
+export interface Wire {
+  wire_id: string;
+  amount: number;
+  iban: string;
+}
+
 export interface ProviderSession {
   session_id: string;
   url: string;
@@ -20,23 +26,37 @@ export interface ProviderSession {
 export class ProviderClient {
   constructor(@Inject(PROVIDER_URL) private readonly url: string) {}
 
+  /** @throws BadGatewayException when nobody knows whether the wire was sent: the bank knows no keys */
+  sendWire(request: { amount: number; iban: string }, { signal }: { signal: AbortSignal }): Promise<Wire> {
+    return this.post('/wires', request, {}, signal);
+  }
+
   /** @throws BadGatewayException when there is no session, or nobody knows whether there is one: ask again with the same key */
   async createSession(
     request: ProviderRequest,
     { idempotencyKey, signal }: { idempotencyKey: string; signal: AbortSignal },
   ): Promise<ProviderSession> {
+    return this.post('/sessions', request, { 'Idempotency-Key': idempotencyKey }, signal);
+  }
+
+  private async post<T>(
+    path: string,
+    request: object,
+    headers: Record<string, string>,
+    signal: AbortSignal,
+  ): Promise<T> {
     try {
-      const response = await fetch(`${this.url}/sessions`, {
+      const response = await fetch(this.url + path, {
         method: 'POST',
-        headers: { 'Content-Type': 'application/json', 'Idempotency-Key': idempotencyKey },
+        headers: { 'Content-Type': 'application/json', ...headers },
         body: JSON.stringify(request),
         signal: AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT_MS)]),
       });
       const body = await response.text();
       if (!response.ok) throw new Error(`It answered ${response.status}: ${body}`);
-      return JSON.parse(body) as ProviderSession;
+      return JSON.parse(body) as T;
     } catch (cause) {
-      throw new BadGatewayException('The verification provider did not answer as it should. Try again.', { cause });
+      throw new BadGatewayException('The provider did not answer as it should. Try again.', { cause });
     }
   }
 }

@@ -216,7 +216,8 @@ export class OperatorStore {
     return rows.map(({ at_ms: atMs, ...step }) => ({ ...step, at: new Date(Number(atMs)) }));
   }
 
-  private async disk(): Promise<KeyStatistics['disk']> {
+  /** With what is in partitions, or shards. */
+  async disk(): Promise<KeyStatistics['disk']> {
     const [row] = await rowsOf<Record<keyof KeyStatistics['disk'], number>>(
       this.db,
       this.isDistributed ? this.diskOfShards : this.diskHere,

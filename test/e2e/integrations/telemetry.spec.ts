@@ -109,6 +109,7 @@ describe.each(ADAPTERS)('the telemetry of OpenTelemetry on %s', (adapter) => {
       'idempotency.claim.duration',
       'idempotency.handler.duration',
       'idempotency.keys.expired',
+      'idempotency.keys.purged',
       'idempotency.operations.waiting',
       'idempotency.purge.lag',
       'idempotency.record.duration',
@@ -117,6 +118,17 @@ describe.each(ADAPTERS)('the telemetry of OpenTelemetry on %s', (adapter) => {
       'idempotency.requests.oldest_in_flight',
       'idempotency.response.body.size',
       'idempotency.steps',
+      'idempotency.store.up',
+      'idempotency.table.size',
+    ]);
+    expect(of('idempotency.store.up')!.dataPoints.at(-1)!.value).toBe(1);
+    const sizes = of('idempotency.table.size')!.dataPoints.map(({ attributes, value }) => [
+      attributes['db.collection.name'],
+      Number(value) > 0,
+    ]);
+    expect(sizes.slice(-2)).toEqual([
+      ['idempotency_keys', true],
+      ['idempotency_steps', true],
     ]);
     expect(of('idempotency.claim.duration')!.descriptor.unit).toBe('s');
   });

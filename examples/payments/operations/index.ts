@@ -1,0 +1,2 @@
+export { serveOpenApi } from './openapi.js';
+export { OperationsModule } from './operations.module.js';
