@@ -8,14 +8,14 @@
  * @nestjs/typeorm 10 knows no TypeORM 1.
  */
 export const CELLS = [
-  { node: '20.19.0', nestjs: '10.4.0', typeorm: '0.3.20', pg: '8.15.0', postgres: 13 },
-  { node: '26', nestjs: '12', typeorm: '1', pg: '8', postgres: 18 },
-  { node: '22', nestjs: '11.0.0', typeorm: '0.3.20', pg: '8', postgres: 14 },
-  { node: '24', nestjs: '11', typeorm: '1.0.0', pg: '8', postgres: 15 },
-  { node: '22', nestjs: '10.4', typeorm: '0.3.31', pg: '8', postgres: 16 },
-  { node: '20.19.0', nestjs: '12.0.0', typeorm: '1', pg: '8', postgres: 13 },
-  { node: '24', nestjs: '12', typeorm: '0.3.31', pg: '8', postgres: 17 },
-  { node: '26', nestjs: '11', typeorm: '0.3.31', pg: '8', postgres: 18 },
+  { node: '20.19.0', nestjs: '10.4.0', typeorm: '0.3.20', postgres: 13 },
+  { node: '26', nestjs: '12', typeorm: '1', postgres: 18 },
+  { node: '22', nestjs: '11.0.0', typeorm: '0.3.20', postgres: 14 },
+  { node: '24', nestjs: '11', typeorm: '1.0.0', postgres: 15 },
+  { node: '22', nestjs: '10.4', typeorm: '0.3.31', postgres: 16 },
+  { node: '20.19.0', nestjs: '12.0.0', typeorm: '1', postgres: 13 },
+  { node: '24', nestjs: '12', typeorm: '0.3.31', postgres: 17 },
+  { node: '26', nestjs: '11', typeorm: '0.3.31', postgres: 18 },
 ];
 
 /** For CI: what is not named is the repository's own, which `npm test` has run on. */
@@ -24,8 +24,12 @@ export const REDUCED_CELLS = [{ typeorm: '0.3.20' }, { typeorm: '0.3.31' }];
 /** Uploads by NestJS' own interceptors on Fastify: those came with NestJS 12. */
 export const NOT_BEFORE_12 = ['test/e2e/fingerprints/', 'test/e2e/uploads/'];
 
-/** The newest @fastify/multipart for the Fastify that comes with each major of NestJS. */
-const MULTIPART = { 10: '8', 11: '9', 12: '10' };
+/** The newest of what goes with each major of NestJS. @nestjs/terminus 10 has another form of indicators. */
+const BESIDE = {
+  10: { '@fastify/multipart': '8', '@nestjs/swagger': '8', '@nestjs/terminus': '11' },
+  11: { '@fastify/multipart': '9', '@nestjs/swagger': '11', '@nestjs/terminus': '11' },
+  12: { '@fastify/multipart': '10', '@nestjs/swagger': '12', '@nestjs/terminus': '12' },
+};
 
 /** npm takes no range for a prerelease, and all of these are. */
 const POSTGRES = {
@@ -38,7 +42,7 @@ const POSTGRES = {
 };
 
 /** What is installed over the packages of the repository. */
-export function packagesOf({ nestjs, typeorm, pg }) {
+export function packagesOf({ nestjs, typeorm }) {
   if (nestjs === undefined) {
     return [`typeorm@${typeorm}`];
   }
@@ -48,9 +52,8 @@ export function packagesOf({ nestjs, typeorm, pg }) {
   return [
     ...ofNest.map((name) => `@nestjs/${name}@${range}`),
     `@nestjs/typeorm@${major}`,
-    `@fastify/multipart@${MULTIPART[major]}`,
+    ...Object.entries(BESIDE[major]).map(([name, version]) => `${name}@${version}`),
     `typeorm@${typeorm}`,
-    `pg@${pg}`,
   ];
 }
 
