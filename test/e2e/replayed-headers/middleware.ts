@@ -36,11 +36,16 @@ export const compressing: Middleware = (request, response, next) => {
         accepted || length === undefined ? headers : { 'content-length': length, ...headers },
       );
     }) as typeof writeHead;
-    response.end = ((chunk?: Buffer | string) => {
+    const written: Buffer[] = [];
+    if (accepted) {
+      response.write = ((chunk: Buffer | string) => written.push(Buffer.from(chunk)) > 0) as typeof response.write; // as Fastify 4 does
+    }
+    response.end = ((chunk?: Buffer | string | null) => {
       if (!response.headersSent) {
         response.writeHead(response.statusCode);
       }
-      return end.call(response, accepted ? gzipSync(chunk ?? '') : chunk, 'utf8');
+      const body = Buffer.concat([...written, Buffer.from(chunk ?? '')]);
+      return end.call(response, accepted ? gzipSync(body) : chunk, 'utf8');
     }) as typeof end;
   }
   next();
