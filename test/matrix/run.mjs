@@ -3,7 +3,7 @@
  * supported, each cell in a copy of the repository with packages of its own, all of them from npm.
  *
  *   npm run test:matrix                     all of both suites in every cell
- *   npm run test:matrix -- --reduced        TypeORM 0.3, and what has differed so far, for CI
+ *   npm run test:matrix -- --reduced        what has differed so far on the oldest and the newest of everything, for CI
  *   npm run test:matrix -- --cells 2,3      these, counted from 1
  *   npm run test:matrix -- --jobs 2         two cells at a time
  *   npm run test:matrix -- test/e2e/wire    these tests
@@ -12,15 +12,14 @@ import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { cpSync, createWriteStream, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { delimiter, dirname, join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { finished } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { CELLS, NOT_BEFORE_12, packagesOf, programsOf, REDUCED_CELLS } from './cells.mjs';
+import { CELLS, NOT_BEFORE_12, packagesOf, programsOf, REDUCED_CELLS, REDUCED_SPECS } from './cells.mjs';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const SUITES = ['test/integration', 'test/e2e'];
-const REDUCED = ['test/integration/ambient-transaction', 'test/integration/migrations', 'test/e2e/subscribers'];
 /** More than two only wait for each other's processors. */
 const MOST_JOBS = 2;
 
@@ -29,7 +28,7 @@ const { values, positionals } = parseArgs({
   options: { reduced: { type: 'boolean' }, cells: { type: 'string' }, jobs: { type: 'string', default: '1' } },
 });
 const jobs = Math.min(Math.max(1, Number(values.jobs) || 1), MOST_JOBS);
-const specs = positionals.length > 0 ? positionals : values.reduced ? REDUCED : SUITES;
+const specs = positionals.length > 0 ? positionals : values.reduced ? REDUCED_SPECS : SUITES;
 const chosen = choose();
 const logs = mkdtempSync(join(tmpdir(), 'nestjs-idempotency-matrix-logs-'));
 
@@ -91,9 +90,6 @@ async function install(folder, cell, output) {
   cpSync(join(ROOT, 'node_modules'), join(folder, 'node_modules'), { recursive: true, verbatimSymlinks: true });
   // The tests of the newest NestJS and TypeORM name these as their peers; what is installed is what is to be tried.
   await npm(folder, output, ['--no-save', '--legacy-peer-deps', ...packagesOf(cell)]);
-  if (cell.node === undefined) {
-    return dirname(process.execPath);
-  }
   const tools = join(folder, 'node_modules', '.matrix');
   mkdirSync(tools);
   const programs = programsOf(cell);

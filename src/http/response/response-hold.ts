@@ -87,6 +87,7 @@ export class ResponseHold implements Keeper {
         response.emit('drain'); // its writer was told to wait
       }
     } else {
+      response.strictContentLength = false; // it was looked at as it was written: Node.js 20.19.0 refuses what fits, too
       sendWhole(response, kept, body, bytes !== undefined);
     }
     this.tellClosed();
@@ -112,6 +113,7 @@ export class ResponseHold implements Keeper {
     const { response } = this;
     this.looseHold();
     response.statusMessage = '';
+    response.strictContentLength = false;
     this.kept = new KeptResponse();
     send();
     ignoreWrites(response);

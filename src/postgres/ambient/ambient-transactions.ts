@@ -87,6 +87,7 @@ export class AmbientTransactions implements FlowState, ScopeFlows {
         dataSource.queryResultCache,
         (runner) => (runner && scopeOfRunner(runner, surroundings)) ?? this.scope(),
         (work) => this.outside(work),
+        () => this.dataSource.createQueryRunner('master'),
       );
     }
     installed.add(this);

@@ -27,11 +27,13 @@ function isSame(one: CachedResult, other: CachedResult): boolean {
  *
  * @param scopeOf the scope that a runner, or else the running flow, works in
  * @param outside runs its argument where connections are ordinary
+ * @param createRunner for what is changed then: TypeORM 0.3.20 does not release one that it makes to clear the cache
  */
 export function deferCaching(
   cache: QueryResultCache,
   scopeOf: (runner: QueryRunner | undefined) => Scope | undefined,
   outside: <T>(work: () => T) => T,
+  createRunner: () => QueryRunner,
 ): void {
   if (deferring.has(cache)) {
     return; // by another application on the DataSource
@@ -57,6 +59,15 @@ export function deferCaching(
     return true;
   };
 
+  const withRunner = async (work: (runner: QueryRunner) => Promise<void>): Promise<void> => {
+    const runner = createRunner();
+    try {
+      await work(runner);
+    } finally {
+      await runner.release();
+    }
+  };
+
   const replacements: Pick<QueryResultCache, 'getFromCache' | 'storeInCache' | 'remove' | 'clear'> = {
     async getFromCache(asked, runner) {
       const transaction = scopeOf(runner)?.transaction;
@@ -79,7 +90,7 @@ export function deferCaching(
 
     async remove(identifiers, runner) {
       const isRemoved = ({ identifier }: CachedResult): boolean => identifiers.includes(identifier ?? '');
-      const removeAll = (): Promise<void> => remove.call(cache, identifiers);
+      const removeAll = (): Promise<void> => withRunner((own) => remove.call(cache, identifiers, own));
       if (!afterCommit(runner, removeAll, (asked) => (isRemoved(asked) ? { holds: undefined } : undefined))) {
         await remove.call(cache, identifiers, runner);
       }
@@ -89,7 +100,7 @@ export function deferCaching(
       if (
         !afterCommit(
           runner,
-          () => clear.call(cache),
+          () => withRunner((own) => clear.call(cache, own)),
           () => ({ holds: undefined }),
         )
       ) {
