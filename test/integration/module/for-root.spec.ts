@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { Controller, Injectable, Module, Post } from '@nestjs/common';
+import { Controller, Injectable, Logger, Module, Post } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import {
   IdempotencyModule,
@@ -28,6 +28,19 @@ describe('IdempotencyModule.forRoot()', () => {
     await expectOneExecution(test);
     expect(await keyRows()).toEqual([
       { scope: '', key: 'abc', response_status: 201, ttl: expect.closeTo(24 * 60 * 60 * 1000, -2) },
+    ]);
+  });
+
+  it('says at boot what is in force, in one line', async () => {
+    const told: string[] = [];
+    const tell = (line: unknown): void => void told.push(String(line));
+    await boot(IdempotencyModule.forRoot({ ttlMs: 60_000, hashSecret: 'sixteen characters' }), {
+      configure: () => Logger.overrideLogger({ log: tell, warn: tell, error: tell }),
+    });
+    expect(told.filter((line) => line.startsWith('Ready with '))).toEqual([
+      expect.stringMatching(
+        /^Ready with mode 'transaction', .*ttlMs 60000, .*schema 'public', and hashSecret of its own$/,
+      ),
     ]);
   });
 
