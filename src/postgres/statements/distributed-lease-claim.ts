@@ -97,12 +97,16 @@ export class DistributedLeaseClaim implements LeaseClaim {
 }
 
 /** Whether a claim would not get the key, as a look tells; of what it would get, the claim itself decides. */
-function isTaken(found: FoundKey, { resumes }: { resumes: boolean }): boolean {
+function isTaken(found: FoundKey, { resumes, claimId: own }: LeaseRequest): boolean {
   if (found.kind === 'completed') {
     return true;
   }
-  const { state, attention } = found.claim;
-  return state === 'running' || (state === 'interrupted' && (!resumes || attention?.reason === 'effect-unknown'));
+  const { state, attention, claimId } = found.claim;
+  // Its own is one that an earlier try has got, whose answer was lost.
+  return (
+    (state === 'running' && claimId !== own) ||
+    (state === 'interrupted' && (!resumes || attention?.reason === 'effect-unknown'))
+  );
 }
 
 /** Whether a claim that gets the key takes over from an attempt whose lease has run out. */

@@ -22,9 +22,9 @@ export const UNFINISHED_STATE = `case
   when attention ->> 'reason' = 'steps-changed' then 'steps-changed'
   else 'released' end`;
 
-/** Not as a date: pg reads those only in the DateStyle ISO. */
+/** Not as a date: pg reads those only in the DateStyle ISO. Of an interval it is IMMUTABLE, as Citus demands of RETURNING. */
 export function epochMs(column: string): string {
-  return `extract(epoch from nullif(${column}, 'infinity'))::numeric * 1000`;
+  return `extract(epoch from nullif(${column}, 'infinity') - to_timestamp(0))::numeric * 1000`;
 }
 
 /** A part of a statement that deletes keys. By an array: a join is estimated by the batch, and read all steps there are. */

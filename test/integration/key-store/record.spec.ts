@@ -3,6 +3,7 @@ import {
   KeyAlreadyRecordedError,
   TransactionEndedByHandlerError,
 } from '../../../src/postgres/statements/store-errors.js';
+import { keyStatementsOn } from '../../../src/postgres/statements/key-statements.js';
 import { KeyStore } from '../../../src/postgres/statements/key-store.js';
 import { isDefiniteFailure, sqlStateOf } from '../../../src/postgres/sqlstate.js';
 import { waitFor } from '../../support/wait-for.js';
@@ -256,5 +257,11 @@ describe('a record', () => {
       `(select round(extract(epoch from expires_at - created_at))::int from idempotency_keys)`,
     );
     expect(seconds).toBe(3600);
+  });
+
+  it('answers with what is IMMUTABLE, as an index has to be, and as Citus demands of RETURNING', async () => {
+    const [, returned] = keyStatementsOn('idempotency_keys').insert.text.split(/\breturning\b/);
+    const indexed = pool.query(`begin; create index on infra.idempotency_keys ((${returned})); rollback`);
+    await expect(indexed).resolves.toHaveLength(3);
   });
 });
