@@ -238,7 +238,7 @@ describe.each(ADAPTERS)('events on %s', (adapter) => {
   it('tell of an attempt whose lease another one has taken', async () => {
     const first = test.post('/shops/7/lease', KEY, { what: 'go on' });
     await gate.entered.promise;
-    await queryOn(test.databaseUrl, 'update idempotency_keys set claim_id = gen_random_uuid()');
+    await queryOn(test.databaseUrl, 'update idempotency_keys set claim_id = $1::uuid', [randomUUID()]);
     gate.opened.resolve();
     expect((await first).status).toBe(409);
     expect(types()).toEqual(['claimed', 'step-run', 'lease-lost']);
