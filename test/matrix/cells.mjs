@@ -13,7 +13,7 @@ export const CELLS = [
   { node: '22', nestjs: '11.0.0', typeorm: '0.3.20', postgres: 14 },
   { node: '24', nestjs: '11', typeorm: '1.0.0', postgres: 15 },
   { node: '22', nestjs: '10.4', typeorm: '0.3.31', postgres: 16 },
-  { node: '20.19.0', nestjs: '12.0.0', typeorm: '1', postgres: 13 },
+  { node: '20.19.0', nestjs: '12.0', typeorm: '1', postgres: 13 },
   { node: '24', nestjs: '12', typeorm: '0.3.31', postgres: 17 },
   { node: '26', nestjs: '11', typeorm: '0.3.31', postgres: 18 },
 ];
