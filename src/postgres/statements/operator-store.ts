@@ -84,7 +84,11 @@ interface KeyRow extends Omit<ListedKey, 'createdAt' | 'expiresAt'> {
   expires_at_ms: string | null;
 }
 
-/** What operators ask. Each reads as much as it has to, which of a large table may take a while. */
+/**
+ * What operators ask. Each reads as much as it has to, which of a large table may take a while.
+ *
+ * It is long because each question is one statement, and what it answers is declared beside it.
+ */
 export class OperatorStore {
   private readonly keys: string;
   private readonly steps: string;
