@@ -1,5 +1,5 @@
 import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleInit, Optional } from '@nestjs/common';
-import { ModuleRef, Reflector } from '@nestjs/core';
+import { HttpAdapterHost, ModuleRef, Reflector } from '@nestjs/core';
 import type { DataSource } from 'typeorm';
 import { Encryption } from './protocol/encryption.js';
 import { ScopeLimits } from './requests/scope-limits.js';
@@ -13,6 +13,7 @@ import { AbandonedKeys } from './postgres/statements/abandoned-keys.js';
 import { ExpiredKeys } from './postgres/statements/expired-keys.js';
 import { effectiveSettings } from './effective-settings.js';
 import { watchExceptions } from './http/response/exception-watch.js';
+import { watchReplies } from './http/response/reply-watch.js';
 import { moduleSettings, type ModuleSettings, routeDefaults } from './module-settings.js';
 import { MODULE_OPTIONS_TOKEN } from './idempotency.module-definition.js';
 import { type IdempotencyModuleOptions } from './protocol/options.js';
@@ -84,6 +85,7 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
 
   /** The DataSource is looked up only now: its module need not be imported before this one. */
   async onModuleInit(): Promise<void> {
+    watchReplies(this.moduleRef.get(HttpAdapterHost, { strict: false }).httpAdapter);
     const dataSource = findDataSource(this.moduleRef, this.options.dataSource);
     await assertProtocolClient(dataSource);
     const tables = await findTables(dataSource, this.options.schema, this.settings.localWrites);

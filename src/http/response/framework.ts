@@ -12,6 +12,7 @@ export interface FrameworkRequest {
 
 export interface FrameworkResponse {
   raw?: ServerResponse;
+  getHeader?(name: string): unknown;
   getHeaders?(): OutgoingHttpHeaders;
   removeHeader?(name: string): unknown;
   send?(payload: unknown): unknown;

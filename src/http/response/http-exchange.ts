@@ -6,7 +6,7 @@ import type { ReplayHeaders } from '../../protocol/options.js';
 import { acceptableTo } from '../content-coding.js';
 import { baselineOf, changedHeaders, changedNames, type HeaderBaseline, resetHeaders } from '../recorded-response.js';
 import { ignoreViews, ignoreWrites } from './ignored-writes.js';
-import { showProblemHeaders } from './problem-headers.js';
+import { PROBLEM_TYPE, showProblemHeaders } from './problem-headers.js';
 import { dispatchAgain, type FrameworkRequest, type FrameworkResponse, routePathOf } from './framework.js';
 import { endWith, type Replay, sendRecorded } from './send-recorded.js';
 import type { HeldRun } from './held-run.js';
@@ -250,6 +250,16 @@ export class HttpExchange {
       this.withdrawProblem();
       this.announced = { exception, withdraw: showProblemHeaders(response, exception) };
     }
+  }
+
+  /** A problem was announced, and may be what is answered. */
+  get announcesProblem(): boolean {
+    return this.announced !== undefined;
+  }
+
+  /** What is sent next has the problem's media type: the status is its status, and nobody has set another type. */
+  get showsProblemType(): boolean {
+    return this.announced !== undefined && this.frameworkResponse.getHeader?.('Content-Type') === PROBLEM_TYPE;
   }
 
   /** For a request that is handled anew: an outer interceptor may try again after a problem. */

@@ -1,13 +1,16 @@
 import type { OutgoingHttpHeader, ServerResponse } from 'node:http';
 import type { IdempotencyException } from '../../protocol/exceptions.js';
 
+/** The media type of RFC 9457, as Express writes it. */
+export const PROBLEM_TYPE = 'application/problem+json; charset=utf-8';
+
 /** Puts the headers of a problem onto the response, whoever writes its body. @returns what takes them back */
 export function showProblemHeaders(response: ServerResponse, exception: IdempotencyException): () => void {
   const { retryAfterSeconds } = exception;
   const link = `<${exception.getResponse().type}>; rel="describedby"`;
   const links = response.getHeader('Link');
   return setHeadersOnStatus(response, exception.getStatus(), [
-    ['Content-Type', 'application/problem+json; charset=utf-8'],
+    ['Content-Type', PROBLEM_TYPE],
     ['Link', links === undefined ? link : [links, link].flat().map(String)],
     ...(retryAfterSeconds === undefined ? [] : [['Retry-After', String(retryAfterSeconds)] as const]),
   ]);

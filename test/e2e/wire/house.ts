@@ -4,6 +4,7 @@ import {
   Catch,
   type ExceptionFilter,
   type ExecutionContext,
+  HttpException,
   Injectable,
 } from '@nestjs/common';
 import { HttpAdapterHost } from '@nestjs/core';
@@ -36,15 +37,33 @@ export class Authentication implements CanActivate {
   }
 }
 
+/** Answers by the framework: NestJS 11 has a media type of its own for what its adapter of Express answers to errors. */
 @Catch(IdempotencyException)
 export class HouseStyle implements ExceptionFilter {
+  catch(exception: IdempotencyException, host: ArgumentsHost): void {
+    const response = host.switchToHttp().getResponse<FluentResponse>();
+    response
+      .status(418)
+      .type('application/vnd.house+json')
+      .send({ code: exception.getResponse().type, retry: exception.retryAfterSeconds });
+  }
+}
+
+interface FluentResponse {
+  status(code: number): this;
+  type(mediaType: string): this;
+  send(body: object): void;
+}
+
+/** As NestJS documents it. */
+@Catch()
+export class CatchAll implements ExceptionFilter {
   constructor(private readonly host: HttpAdapterHost) {}
 
-  catch(exception: IdempotencyException, host: ArgumentsHost): void {
-    const response = host.switchToHttp().getResponse<object>();
-    const adapter = this.host.httpAdapter;
-    adapter.setHeader(response, 'Content-Type', 'application/vnd.house+json');
-    adapter.reply(response, { code: exception.getResponse().type, retry: exception.retryAfterSeconds }, 418);
+  catch(exception: unknown, host: ArgumentsHost): void {
+    const statusCode = exception instanceof HttpException ? exception.getStatus() : 500;
+    const body = { statusCode, message: exception instanceof Error ? exception.message : undefined };
+    this.host.httpAdapter.reply(host.switchToHttp().getResponse(), body, statusCode);
   }
 }
 

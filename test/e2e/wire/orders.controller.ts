@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import { Body, Controller, Delete, HttpCode, Patch, Post, Put, StreamableFile, UseFilters } from '@nestjs/common';
 import { IdempotencyContext, Idempotent } from '../../../src/index.js';
-import { type AnyRequest, HouseStyle, requestOf, Work } from './house.js';
+import { type AnyRequest, CatchAll, HouseStyle, requestOf, Work } from './house.js';
 
 @Controller()
 export class Orders {
@@ -47,6 +47,13 @@ export class Orders {
   @UseFilters(HouseStyle)
   @Idempotent()
   styled(@Body() body: AnyRequest['body']) {
+    return this.work.do(body.label);
+  }
+
+  @Post('caught')
+  @UseFilters(CatchAll)
+  @Idempotent()
+  caught(@Body() body: AnyRequest['body']) {
     return this.work.do(body.label);
   }
 

@@ -48,6 +48,22 @@ describe.each(ADAPTERS)('on the wire, with %s', (adapter) => {
       expect(await send('/styled', 'styled')).toEqual(replayOf(first));
     });
 
+    it('has its media type whatever body a filter gives it, and no line of the log', async () => {
+      await send('/caught', 'caught');
+      const logged = collectLogs();
+      const responses = [
+        await send('/caught', undefined),
+        await send('/caught?x', 'caught'),
+        await send('/orders', undefined),
+      ];
+      expect(responses.map((response) => lines(response, 'Content-Type'))).toEqual(
+        responses.map(() => ['application/problem+json; charset=utf-8']),
+      );
+      expect(responses.map(({ status }) => status)).toEqual([400, 422, 400]);
+      expect(json(responses[1]!)).toEqual({ statusCode: 422, message: expect.stringContaining('used before') });
+      expect(logged).toEqual([]);
+    });
+
     it('never tells the key, and neither does a line of the log', async () => {
       const logged = collectLogs();
       const held = await sendAndHold(SECRET);
