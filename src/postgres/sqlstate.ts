@@ -2,7 +2,6 @@ import { MEMBERS_WITH_VALUES } from '../util/error-without-values.js';
 
 /** SQLSTATEs this library reacts to (PostgreSQL manual, appendix A). */
 export const SQLSTATE = {
-  nullValueNotAllowed: '22004',
   divisionByZero: '22012',
   insufficientPrivilege: '42501',
   notNullViolation: '23502',
@@ -15,6 +14,7 @@ export const SQLSTATE = {
   deadlockDetected: '40P01',
   lockNotAvailable: '55P03',
   duplicatePreparedStatement: '42P05',
+  raiseException: 'P0001',
 } as const;
 
 /** What pg's `DatabaseError` carries; a broken connection has no SQLSTATE. */
@@ -63,6 +63,11 @@ export function nullColumnOf<Column extends string>(error: unknown, columns: rea
   return columns.find((column) =>
     cause.column === undefined ? cause.message.includes(column) : cause.column === column,
   );
+}
+
+/** Whether a constraint, the lack of a partition, or a trigger's RAISE has refused a row. */
+export function refusesRow(code: string | undefined): boolean {
+  return code?.startsWith('23') === true || code === SQLSTATE.raiseException;
 }
 
 /** Serialization failures and deadlocks: the same work may succeed when it is run again (PostgreSQL manual, 13.5). */

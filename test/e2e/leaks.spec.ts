@@ -61,7 +61,7 @@ describe.each(ADAPTERS)('what PostgreSQL quotes, on %s', (adapter) => {
     ['a conflict', '/transaction/conflict', 503, '40001'],
     ['a conflict in a step', '/lease/conflict', 503, '40001'],
     ['a deferred constraint', '/transaction/deferred', 500, '23505'],
-    ['a response that cannot be recorded', '/transaction/unrecordable', 500, 'refused'],
+    ['a response that cannot be recorded', '/transaction/unrecordable', 503, 'refused'],
     ['a response that cannot be recorded in lease mode', '/lease/unrecordable', 503, 'refused'],
     ['a step that cannot be stored', '/lease/step', 503, 'refused'],
   ])('is in no log, tracker or answer after %s', async (_, path, status, told) => {

@@ -2,7 +2,11 @@ import { randomUUID } from 'node:crypto';
 import { inspect } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
-import { FencedOffError, KeyAlreadyRecordedError } from '../../src/postgres/statements/store-errors.js';
+import {
+  FencedOffError,
+  KeyAlreadyRecordedError,
+  RecordRefusedError,
+} from '../../src/postgres/statements/store-errors.js';
 import { AbandonedKeys } from '../../src/postgres/statements/abandoned-keys.js';
 import { ExpiredKeys, type PurgedBatch } from '../../src/postgres/statements/expired-keys.js';
 import { KeyStore } from '../../src/postgres/statements/key-store.js';
@@ -189,7 +193,8 @@ describe.each(TABLE_KINDS)('the statements on %s', (kind) => {
       const resolved = await failureOf((session) =>
         new AbandonedKeys(session).resolve(held, { status: 200, headers: [], body }, 60_000),
       );
-      for (const error of [recorded, leaseRecorded, resolved]) {
+      expect(recorded).toBeInstanceOf(RecordRefusedError);
+      for (const error of [recorded.cause, leaseRecorded, resolved]) {
         expect(error).toMatchObject({ code: '23514', constraint: 'full_disk' });
         expect(inspect(error, { depth: 9 })).not.toContain(SECRET);
         expect(inspect(error, { depth: 9 })).not.toContain(body.toString('hex'));

@@ -14,7 +14,7 @@ import type { RecordableResponse } from '../../protocol/response.js';
 import type { AmbientTransaction } from '../../postgres/ambient/ambient-transaction.js';
 import { KeyAlreadyRecordedError, TransactionEndedByHandlerError } from '../../postgres/statements/store-errors.js';
 import type { KeyStore } from '../../postgres/statements/key-store.js';
-import { isRetryable, SQLSTATE, sqlStateOf } from '../../postgres/sqlstate.js';
+import { isRetryable, refusesRow, SQLSTATE, sqlStateOf } from '../../postgres/sqlstate.js';
 
 /** A claim that holds its key by a transaction, in which the handler runs. */
 export class TransactionClaim implements Claim {
@@ -177,7 +177,7 @@ function recordFailure(error: unknown): IdempotencyException {
       options,
     );
   }
-  if (code?.startsWith('23') || code === 'P0001') {
+  if (refusesRow(code)) {
     return new IdempotencyTransactionFailedException(
       'A deferred constraint or trigger refused the writes of the handler when they were to be committed.',
       options,

@@ -3,11 +3,16 @@ import type { IsolationLevel } from '../../protocol/options.js';
 import type { NewRecord } from '../../protocol/request.js';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
 import { noteSettings, putBackLimits, putBackSession, settingsAtBegin } from '../session-settings.js';
-import { nullColumnOf, postgresErrorOf } from '../sqlstate.js';
+import { nullColumnOf, postgresErrorOf, refusesRow } from '../sqlstate.js';
 import { failedStatement, type Statement, type StatementResult } from '../statement-batch.js';
 import { insertValues, keyStatementsOn } from './key-statements.js';
 import { type FoundKey, foundKeyOf } from './shared-statements.js';
-import { KeyAlreadyRecordedError, ReadOnlyServerError, TransactionEndedByHandlerError } from './store-errors.js';
+import {
+  KeyAlreadyRecordedError,
+  ReadOnlyServerError,
+  RecordRefusedError,
+  TransactionEndedByHandlerError,
+} from './store-errors.js';
 import { TableStore } from './table-store.js';
 
 export interface ClaimRequest extends KeyIdentity {
@@ -87,8 +92,8 @@ export class KeyStore extends TableStore {
    *
    * @param undoWrites goes back to the savepoint of the claim first, so that only the response is committed
    * @returns until when it is kept
-   * @throws KeyAlreadyRecordedError, TransactionEndedByHandlerError, or the driver's error; the client must be
-   * destroyed then, and unless `isDefiniteFailure` says so the outcome is open
+   * @throws KeyAlreadyRecordedError, TransactionEndedByHandlerError, RecordRefusedError, or the driver's error; the client
+   * must be destroyed then, and unless `isDefiniteFailure` says so the outcome is open
    */
   async record(client: PoolClient, record: NewRecord, undoWrites: boolean): Promise<Date> {
     const { undo, unlock, checkConstraints, insert, commit } = this.statements;
@@ -129,6 +134,9 @@ export class KeyStore extends TableStore {
           return new KeyAlreadyRecordedError('another request recorded this key first', { cause });
         case 'claim_id':
           return new TransactionEndedByHandlerError('the transaction of the claim is over', { cause });
+      }
+      if (refusesRow(cause?.code)) {
+        return new RecordRefusedError(`the row of the key was refused: ${cause!.message}`, { cause });
       }
     }
     return error;

@@ -62,11 +62,13 @@ export function leaseStatementsOn(keys: string, steps: string) {
     step: {
       id: 'lease_step',
       // The row lock keeps a takeover out until this commits; without it one could slip in between. A holder that was
-      // fenced off finds no row, so that execution_id is null, and created_at is null when the transaction is not the one
-      // that was begun: both are refused, and a COMMIT behind them is not executed.
+      // fenced off finds no row, so that attempt is null, and created_at is null when the transaction is not the one
+      // that was begun: both are refused, and a COMMIT behind them is not executed. By execution_id a row goes to its
+      // partition or shard, of which there may be none for null.
       text: `with held as materialized (select execution_id from ${keys} where ${HELD} for share)
         insert into ${steps} (execution_id, name, position, attempt, outcome, scope, key, created_at)
-        select (select execution_id from held), $4::text, $5::int4, $6::int4, $7::json, $1::text, $2::text,
+        select coalesce((select execution_id from held), $3::uuid), $4::text, $5::int4,
+          case when exists (select from held) then $6::int4 end, $7::json, $1::text, $2::text,
           case when $8::text is null or ${TRANSACTION_MARKER} = $8::text then clock_timestamp() end
         on conflict (execution_id, name) do nothing`,
     },

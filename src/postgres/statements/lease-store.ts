@@ -264,7 +264,7 @@ export class LeaseStore extends TableStore {
   private tellsFence(failed: Statement | undefined, error: unknown): boolean {
     const code = postgresErrorOf(error)?.code;
     return failed === this.statements.step
-      ? code === SQLSTATE.nullValueNotAllowed || nullColumnOf(error, ['execution_id']) !== undefined
+      ? nullColumnOf(error, ['attempt']) !== undefined
       : failed !== undefined && failed === this.endings?.record && code === SQLSTATE.divisionByZero;
   }
 

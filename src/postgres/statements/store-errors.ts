@@ -4,6 +4,9 @@ export class KeyAlreadyRecordedError extends Error {}
 /** The transaction at the record is not the one of the claim: the handler ended it by a statement of its own. */
 export class TransactionEndedByHandlerError extends Error {}
 
+/** The table of keys refused the row, by what others have put on it, or for want of a partition. */
+export class RecordRefusedError extends Error {}
+
 /** Nothing can be recorded here: a standby, or a server that was told to take no writes. */
 export class ReadOnlyServerError extends Error {
   constructor() {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import {
   KeyAlreadyRecordedError,
+  RecordRefusedError,
   TransactionEndedByHandlerError,
 } from '../../../src/postgres/statements/store-errors.js';
 import { keyStatementsOn } from '../../../src/postgres/statements/key-statements.js';
@@ -235,7 +236,8 @@ describe('a record', () => {
     const request = await claimed(client, 'k');
     await write(client);
     const error = await errorOf(store.record(client, recordFor(request, overrides), false));
-    expect(sqlStateOf(error)).toBe('23514');
+    expect(error).toBeInstanceOf(RecordRefusedError);
+    expect(sqlStateOf((error as Error).cause)).toBe('23514');
     await client.query('rollback');
     expect(await effects()).toEqual([]);
   });
