@@ -8,7 +8,7 @@ import type { FastifyReply } from 'fastify';
 import { Idempotent } from '../../../src/index.js';
 import { type RawResponse, withoutVolatile } from '../../support/raw-http.js';
 import { type Adapter, ADAPTERS, createTestApp, type TestApp } from '../../support/test-app.js';
-import { NESTJS_MAJOR } from '../../support/versions.js';
+import { KEEPS_LATE_TRAILERS, NESTJS_MAJOR } from '../../support/versions.js';
 import { expressController } from './express.controller.js';
 import { fastifyController } from './fastify.controller.js';
 import { nestController } from './nest.controller.js';
@@ -78,7 +78,7 @@ const FASTIFY: Row[] = [
   ['send-web-stream', 201, 1],
   ['send-web-response', 203, 1],
   ['send-web-response-empty', 204, 1],
-  ['send-error', 500, 0],
+  ['send-error', NESTJS_MAJOR < 12 ? 409 : 500, 0], // by the error's own `statusCode` until NestJS 12
   ['code', 202, 1],
   ['headers', 203, 1],
   ['trailer', 201, 1],
@@ -218,7 +218,8 @@ describe.each(ADAPTERS)('every documented way to answer on %s', (adapter) => {
       expect(first.statusLine).toBe(plain.statusLine);
       expect(first.body.toString('latin1')).toBe(plain.body.toString('latin1'));
       expect(comparable(first)).toEqual(comparable(plain));
-      expect([interimOf(first), trailersOf(first)]).toEqual([interimOf(plain), trailersOf(plain)]);
+      expect(interimOf(first)).toBe(interimOf(plain));
+      expect(trailersOf(first)).toBe(lateTrailers(path) ?? trailersOf(plain));
       expect((await guardedEffects()) - before).toBe(effects);
 
       expect(second.status).toBe(status);
@@ -243,6 +244,11 @@ describe.each(ADAPTERS)('every documented way to answer on %s', (adapter) => {
     },
   );
 });
+
+/** What a plain route loses, and one whose response waits for COMMIT does not. */
+function lateTrailers(path: string): string | undefined {
+  return /^trailer-of-(?:web-)?stream$/.test(path) && !KEEPS_LATE_TRAILERS ? 'x-late: after the stream\r\n' : undefined;
+}
 
 /** A body that was held is sent with its length where it would have been sent in chunks. */
 function comparable({ headerLines }: RawResponse): string[] {
