@@ -51,11 +51,10 @@ function isWithoutBody(body: unknown, raw: RawRequest, type: string): boolean | 
     throw UnreadBodyError.notParsed(type);
   }
   const length = announcedLength(raw);
-  if (length === 0) {
-    return body === undefined || body === null;
-  }
-
   // Some parsers, Express 4's among them, leave `{}` or `null` for a body that they did not read.
+  if (length === 0) {
+    return isBlank(body);
+  }
   if (isBlank(body) && !raw.readableDidRead) {
     if (length !== undefined) {
       throw UnreadBodyError.notParsed(type);

@@ -35,9 +35,6 @@ export const REDUCED_SPECS = [
   'test/e2e/wire/retry',
 ];
 
-/** Uploads by NestJS' own interceptors on Fastify: those came with NestJS 12. */
-export const NOT_BEFORE_12 = ['test/e2e/fingerprints/', 'test/e2e/uploads/'];
-
 /** The newest of what goes with each major of NestJS. @nestjs/terminus 10 has another form of indicators. */
 const BESIDE = {
   10: { '@fastify/multipart': '8', '@nestjs/swagger': '8', '@nestjs/terminus': '11' },

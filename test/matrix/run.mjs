@@ -16,7 +16,7 @@ import { delimiter, join } from 'node:path';
 import { finished } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { CELLS, NOT_BEFORE_12, packagesOf, programsOf, REDUCED_CELLS, REDUCED_SPECS } from './cells.mjs';
+import { CELLS, packagesOf, programsOf, REDUCED_CELLS, REDUCED_SPECS } from './cells.mjs';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const SUITES = ['test/integration', 'test/e2e'];
@@ -66,10 +66,8 @@ async function runCell(cell) {
       '--disable-warning=ExperimentalWarning',
       'node_modules/jest/bin/jest.js',
     ];
-    const left = Number.parseInt(cell.nestjs) < 12 ? NOT_BEFORE_12 : [];
-    const ignored = left.flatMap((path) => ['--testPathIgnorePatterns', path]);
     const environment = { PATH: `${programs}${delimiter}${process.env.PATH}`, CI: 'true' };
-    const code = await run(join(programs, 'node'), [...args, ...specs, ...ignored], folder, output, environment);
+    const code = await run(join(programs, 'node'), [...args, ...specs], folder, output, environment);
     return summary(log, code === 0, startedAt);
   } catch (error) {
     output.write(`${error.stack}\n`);

@@ -9,6 +9,9 @@ export const NESTJS_MAJOR = Number.parseInt(versionOf('@nestjs/core'));
  */
 export const KEEPS_LATE_TRAILERS = isSince(versionOf('fastify', '@nestjs/platform-fastify'), [5, 12, 8]);
 
+/** NestJS' own interceptors of uploads on Fastify came with NestJS 12. */
+export const FASTIFY_UPLOADS = NESTJS_MAJOR < 12 ? undefined : await import('@nestjs/platform-fastify/multipart');
+
 /** @param of whose dependency it is: it may have a copy of its own */
 function versionOf(name: string, of = ''): string {
   const own = `node_modules/${of}/node_modules/${name}/package.json`;

@@ -400,6 +400,7 @@ describe('a body that is not there', () => {
 
     expect(await hex({ headers: { 'content-length': '0' } })).toBe(none);
     expect(await hex({ body: null, headers: { 'content-length': '0' } })).toBe(none);
+    expect(await hex({ body: {}, headers: { 'content-length': '0' } })).toBe(none); // Express 4
     expect(await hex({ readableDidRead: true })).toBe(none);
   });
 

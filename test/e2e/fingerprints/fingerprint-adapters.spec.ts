@@ -14,6 +14,12 @@ import {
 } from './fingerprint.controllers.js';
 import { form, HEX, INVOICE, NOTE, type Part, SCAN, type Sent } from './requests.js';
 
+const WRONG_ORDER_ON_FASTIFY: [string, keyof Apps, Sent] = [
+  'an upload interceptor above @Idempotent() on Fastify',
+  'fastify',
+  { path: '/uploads/wrong-order', ...form([SCAN]) },
+];
+
 interface Apps {
   express: INestApplication;
   fastify: INestApplication;
@@ -26,7 +32,10 @@ let apps: Apps;
 beforeAll(async () => {
   apps = {
     express: await startExpress(),
-    fastify: await startFastify(FastifyUploadsController),
+    fastify:
+      FastifyUploadsController === undefined
+        ? await startFastify(PluginUploadsController, { attachFieldsToBody: true })
+        : await startFastify(FastifyUploadsController),
     attached: await startFastify(PluginUploadsController, { attachFieldsToBody: true }),
     keyValues: await startFastify(PluginUploadsController, { attachFieldsToBody: 'keyValues' }),
     plain: await startFastify(PluginUploadsController, {}),
@@ -53,7 +62,9 @@ async function startFastify(
 ): Promise<INestApplication> {
   const module = await Test.createTestingModule({ controllers: [PaymentsController, uploads] }).compile();
   const app = module.createNestApplication<NestFastifyApplication>(new FastifyAdapter());
-  app.useBodyParser('application/octet-stream');
+  // Not by NestJS: before 12 that leaves out what it reads by itself, urlencoded forms among them.
+  const fastify = app.getHttpAdapter().getInstance();
+  fastify.addContentTypeParser('application/octet-stream', { parseAs: 'buffer' }, (_, body, done) => done(null, body));
   if (options) await app.register(multipart, options);
   await app.listen(0, '127.0.0.1');
   return app;
@@ -220,7 +231,7 @@ describe('an upload to disk', () => {
     const before = await readdir(uploadFolder);
     const fingerprints = [await send('express', sent), await send('express', sent), await send('fastify', sent)];
 
-    expect(await readdir(uploadFolder)).toHaveLength(before.length + 3);
+    expect(await readdir(uploadFolder)).toHaveLength(before.length + (FastifyUploadsController === undefined ? 2 : 3));
     expect(fingerprints).toEqual(Array.from({ length: 3 }, () => expect.stringMatching(HEX)));
     expect(new Set(fingerprints).size).toBe(1);
   });
@@ -233,11 +244,7 @@ describe('a body that nobody has read', () => {
       'express',
       { path: '/uploads/wrong-order', ...form([SCAN]) },
     ],
-    [
-      'an upload interceptor above @Idempotent() on Fastify',
-      'fastify',
-      { path: '/uploads/wrong-order', ...form([SCAN]) },
-    ],
+    ...(FastifyUploadsController === undefined ? [] : [WRONG_ORDER_ON_FASTIFY]),
     ['an upload without interceptor on Express', 'express', form([SCAN])],
     ['@fastify/multipart without attachFieldsToBody', 'plain', { path: '/uploads/memory', ...form([SCAN]) }],
     ['a media type without parser', 'express', { type: 'application/xml', body: '<payment/>' }],
@@ -251,10 +258,12 @@ describe('a body that nobody has read', () => {
     expect(answer).toContain('`fingerprint` resolver');
   });
 
-  it('is an error that says what to do, not an empty file: an upload that the handler is to stream', async () => {
-    const answer = await send('fastify', { path: '/uploads/streamed', ...form([NOTE, SCAN]) });
+  if (FastifyUploadsController !== undefined) {
+    it('is an error that says what to do, not an empty file: an upload that the handler is to stream', async () => {
+      const answer = await send('fastify', { path: '/uploads/streamed', ...form([NOTE, SCAN]) });
 
-    expect(answer).toContain('UnreadBodyError: The content of the uploaded file "scan"');
-    expect(answer).toContain('`fingerprint` resolver');
-  });
+      expect(answer).toContain('UnreadBodyError: The content of the uploaded file "scan"');
+      expect(answer).toContain('`fingerprint` resolver');
+    });
+  }
 });

@@ -8,11 +8,12 @@ import {
   type NestInterceptor,
   Post,
   Put,
+  type Type,
   UseInterceptors,
 } from '@nestjs/common';
 import { AnyFilesInterceptor, FileFieldsInterceptor, FileInterceptor } from '@nestjs/platform-express';
-import * as onFastify from '@nestjs/platform-fastify/multipart';
 import { type Observable, of } from 'rxjs';
+import { FASTIFY_UPLOADS } from '../../support/versions.js';
 import { fingerprintRequest } from '../../../src/http/fingerprint.js';
 
 export const uploadFolder = await mkdtemp(join(tmpdir(), 'fingerprint-'));
@@ -67,38 +68,44 @@ export class ExpressUploadsController {
   wrongOrder(): void {}
 }
 
-@Controller('uploads')
-export class FastifyUploadsController {
-  @Post('memory')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(onFastify.AnyFilesInterceptor())
-  memory(): void {}
+/** @param onFastify NestJS' own interceptors, where it has some */
+function fastifyUploads(onFastify: NonNullable<typeof FASTIFY_UPLOADS>): Type {
+  @Controller('uploads')
+  class FastifyUploadsController {
+    @Post('memory')
+    @UseInterceptors(AnswerWithFingerprint)
+    @UseInterceptors(onFastify.AnyFilesInterceptor())
+    memory(): void {}
 
-  @Post('disk')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(onFastify.AnyFilesInterceptor({ dest: uploadFolder }))
-  disk(): void {}
+    @Post('disk')
+    @UseInterceptors(AnswerWithFingerprint)
+    @UseInterceptors(onFastify.AnyFilesInterceptor({ dest: uploadFolder }))
+    disk(): void {}
 
-  @Post('by-field')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(onFastify.FileFieldsInterceptor([{ name: 'scan' }, { name: 'invoice' }]))
-  byField(): void {}
+    @Post('by-field')
+    @UseInterceptors(AnswerWithFingerprint)
+    @UseInterceptors(onFastify.FileFieldsInterceptor([{ name: 'scan' }, { name: 'invoice' }]))
+    byField(): void {}
 
-  @Post('single')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(onFastify.FileInterceptor('scan'))
-  single(): void {}
+    @Post('single')
+    @UseInterceptors(AnswerWithFingerprint)
+    @UseInterceptors(onFastify.FileInterceptor('scan'))
+    single(): void {}
 
-  @Post('wrong-order')
-  @UseInterceptors(onFastify.FileInterceptor('scan'))
-  @UseInterceptors(AnswerWithFingerprint)
-  wrongOrder(): void {}
+    @Post('wrong-order')
+    @UseInterceptors(onFastify.FileInterceptor('scan'))
+    @UseInterceptors(AnswerWithFingerprint)
+    wrongOrder(): void {}
 
-  @Post('streamed')
-  @UseInterceptors(AnswerWithFingerprint)
-  @UseInterceptors(onFastify.FileStreamInterceptor('scan'))
-  streamed(): void {}
+    @Post('streamed')
+    @UseInterceptors(AnswerWithFingerprint)
+    @UseInterceptors(onFastify.FileStreamInterceptor('scan'))
+    streamed(): void {}
+  }
+  return FastifyUploadsController;
 }
+
+export const FastifyUploadsController = FASTIFY_UPLOADS && fastifyUploads(FASTIFY_UPLOADS);
 
 /** The plugin by itself: it has read the upload before any interceptor runs, or leaves it to the handler. */
 @Controller('uploads')

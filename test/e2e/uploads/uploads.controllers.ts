@@ -16,11 +16,11 @@ import {
   UseInterceptors,
 } from '@nestjs/common';
 import * as onExpress from '@nestjs/platform-express';
-import * as onFastify from '@nestjs/platform-fastify/multipart';
 import type { Observable } from 'rxjs';
 import { deferred } from '../../../src/util/deferred.js';
 import { Idempotent, IdempotencyContext } from '../../../src/index.js';
 import type { Adapter } from '../../support/test-app.js';
+import { FASTIFY_UPLOADS } from '../../support/versions.js';
 import { RemoveUploadsInterceptor } from './remove-uploads.interceptor.js';
 
 interface Upload {
@@ -60,7 +60,8 @@ export class Folders {
 
 /** @param folders made before the classes are, which name the folder */
 export function uploadsOn(adapter: Adapter, { waiting: dest }: Folders): Type {
-  const { FileInterceptor, FilesInterceptor, FileFieldsInterceptor } = adapter === 'express' ? onExpress : onFastify;
+  const { FileInterceptor, FilesInterceptor, FileFieldsInterceptor } =
+    adapter === 'express' ? onExpress : FASTIFY_UPLOADS!;
 
   @Controller()
   class Uploads {
