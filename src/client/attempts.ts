@@ -71,12 +71,12 @@ export async function attempt<R extends AnswerLike>(
         return answer;
       }
       // By these two it was not even begun; behind any other it may have been carried out.
-      if (status !== 425 && status !== 429) {
+      if (!/^42[59]$/.test(String(status))) {
         outcome = 'unknown';
       }
     } catch (cause) {
       // What cannot be sent at all: another attempt would be the same.
-      if (cause instanceof IdempotentRequestError || /parse URL|valid URL/.test(String(cause))) {
+      if (cause instanceof IdempotentRequestError || /(parse|valid) URL/.test(String(cause))) {
         throw cause;
       }
       outcome = 'unknown';

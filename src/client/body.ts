@@ -1,6 +1,6 @@
 /** A request's method, address and body, as one short text: the same for the same, another for another. */
 export async function fingerprint(method: string, url: string, body: unknown): Promise<string> {
-  return hash(JSON.stringify([method, url, await readable(body)]));
+  return hash(JSON.stringify([method, url, await readable(await body)]));
 }
 
 async function readable(body: unknown): Promise<unknown> {
@@ -16,11 +16,12 @@ async function readable(body: unknown): Promise<unknown> {
 
 /** 96 bits: nobody attacks their own client, and `crypto.subtle` is not everywhere. */
 export function hash(text: string): string {
-  return [0x9e3779b1, 0x85ebca77, 0xc2b2ae3d]
-    .map((prime) => {
-      let state = prime;
+  return [5, 7, 11]
+    .map((seed) => {
+      const factor = seed ** 9;
+      let state = seed;
       for (let at = 0; at < text.length; at++) {
-        state = Math.imul(((state << 13) | (state >>> 19)) ^ text.charCodeAt(at), prime);
+        state = Math.imul(((state << 13) | (state >>> 19)) ^ text.charCodeAt(at), factor);
       }
       return (state >>> 0).toString(36);
     })

@@ -1,20 +1,17 @@
-interface Locks {
-  request<T>(name: string, work: () => Promise<T>): Promise<T>;
+/** As much of Web Locks as is needed. */
+export interface Locks {
+  request<T>(name: string, options: { steal?: boolean }, work: () => T | Promise<T>): Promise<T>;
+  query(): Promise<{ held: { name: string }[] }>;
 }
 
 const queues = new Map<string, Promise<unknown>>();
 
-/** Web Locks, where there are. */
-export function webLocks(): Locks | undefined {
-  return (globalThis as { navigator?: { locks?: Locks } }).navigator?.locks;
-}
-
-/** One after the other by name: in this page or process, and among all tabs where there are Web Locks. */
-export function exclusively<T>(name: string, work: () => Promise<T>): Promise<T> {
-  const turn = async (): Promise<T> => webLocks()?.request(name, work) ?? work();
-  const mine = (queues.get(name) ?? Promise.resolve()).then(turn, turn);
+/** One after the other by name: in this page or process, and among all tabs by their locks. */
+export function exclusively<T>(name: string, locks: Locks | undefined, work: () => Promise<T>): Promise<T> {
+  const turn = async (): Promise<T> => locks?.request(name, {}, work) ?? work();
+  const mine: Promise<T> = (queues.get(name) ?? Promise.resolve())
+    .then(turn, turn)
+    .finally(() => queues.get(name) === mine && queues.delete(name));
   queues.set(name, mine);
-  const leave = () => void (queues.get(name) === mine && queues.delete(name));
-  mine.then(leave, leave);
   return mine;
 }

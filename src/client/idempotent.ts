@@ -2,7 +2,7 @@ import type { AnswerLike } from './answers.js';
 import { attempt, type AttemptOptions } from './attempts.js';
 import { fingerprint } from './body.js';
 import { IdempotentRequestError } from './errors.js';
-import { begin, type Flight } from './flight.js';
+import { begin, type Join } from './flight.js';
 import { type Operation, randomKey } from './operation.js';
 
 export interface IdempotentOptions extends AttemptOptions {
@@ -38,35 +38,35 @@ export function idempotent<I, N extends object, R extends AnswerLike & { clone()
   fetch: (input: I, init?: N) => Promise<R>,
   { header = 'Idempotency-Key', ...options }: IdempotentOptions = {},
 ): (input: I, init?: N & IdempotentInit) => Promise<R> {
-  const flights = new Map<string, Flight<R>>();
+  const flights = new Map<string, Join<R>>();
 
   // oxlint-disable-next-line complexity -- half of it are defaults, and every split is bytes that each page loads
   return async (input, init) => {
     const { operation, ...rest } = (init ?? {}) as Given & IdempotentInit;
-    const request = (typeof input === 'object' ? input : {}) as Given;
+    const request = input as Given;
     const method = (rest.method ?? request.method ?? 'GET').toUpperCase();
-    if (['GET', 'HEAD', 'OPTIONS'].includes(method)) {
+    if (/^(GET|HEAD|OPTIONS)$/.test(method)) {
       return fetch(input, rest as N);
     }
-    if (typeof (rest.body as ReadableStream | undefined)?.getReader === 'function') {
+    if ((rest.body as Partial<ReadableStream> | undefined)?.getReader) {
       throw new TypeError('A stream can be sent only once');
     }
 
     const headers = new Headers(rest.headers ?? request.headers);
-    const given = headers.get(header) ?? undefined;
+    const given = headers.get(header);
     const copy = rest.body === undefined ? request.clone?.() : undefined;
-    const isForm = /^multipart/i.test(headers.get('Content-Type') ?? '');
+    const isForm = /^multipart/i.test(headers.get('Content-Type')!);
     const body: unknown = copy ? (isForm ? copy.formData() : copy.arrayBuffer()) : rest.body;
-    const print = Promise.resolve(body).then((read) => fingerprint(method, request.url ?? String(input), read));
+    const print = fingerprint(method, request.url ?? String(input), body);
 
     const carryOut = async (signal: AbortSignal): Promise<R> => {
       const begun = { fingerprint: await print, body, key: given };
-      const key = operation ? await operation.begin(begun) : (given ?? randomKey());
+      const key = (await operation?.begin(begun)) ?? given ?? randomKey();
       headers.set(header, key);
-      // Who fails to forget a key learns what has happened all the same: at worst the next call is a replay.
-      const settle = () => operation?.settle(key).catch(() => undefined);
       const send = (until: AbortSignal) =>
         fetch((request.clone?.() ?? input) as I, { ...rest, headers, signal: until } as unknown as N);
+      // Who fails to forget a key learns what has happened all the same: at worst the next call is a replay.
+      const settle = () => operation?.settle(key).catch(() => undefined);
       try {
         const response = await attempt(send, key, signal, options);
         await settle();
@@ -82,15 +82,13 @@ export function idempotent<I, N extends object, R extends AnswerLike & { clone()
     };
 
     const id = operation ? `:${operation.name}` : (given ?? '');
-    let flight = flights.get(id);
-    if (!flight) {
-      flight = begin(print, carryOut);
+    let join = flights.get(id);
+    if (!join) {
+      join = begin(print, carryOut, () => flights.delete(id));
       if (id) {
-        flights.set(id, flight);
+        flights.set(id, join);
       }
-      const land = () => flights.delete(id);
-      flight.response.then(land, land);
     }
-    return flight.join(print, rest.signal ?? request.signal);
+    return join(print, rest.signal ?? request.signal);
   };
 }

@@ -1,6 +1,6 @@
 import { hash } from './body.js';
-import { IdempotentRequestError, type Reason } from './errors.js';
-import { exclusively, webLocks } from './exclusively.js';
+import { IdempotentRequestError } from './errors.js';
+import { exclusively, type Locks } from './exclusively.js';
 
 /** Where keys are kept: anything that remembers texts by names, at once or in time. */
 export interface KeyStorage {
@@ -53,7 +53,7 @@ export interface BegunRequest {
   fingerprint: string;
   body: unknown;
   /** By the caller. */
-  key: string | undefined;
+  key: string | null;
 }
 
 interface Entry extends Partial<Record<'key' | 'fingerprint', string>> {
@@ -63,12 +63,12 @@ interface Entry extends Partial<Record<'key' | 'fingerprint', string>> {
   settled?: number | undefined;
 }
 
+const platform = globalThis as { navigator?: { locks?: Locks }; localStorage?: unknown; sessionStorage?: unknown };
+
 const PREFIX = 'idempotency:';
 
-class Memory extends Map<string, string> implements KeyStorage {
-  readonly remove = (name: string): boolean => this.delete(name);
-}
-const MEMORY = new Memory();
+const MEMORY = new Map<string, string>() as Map<string, string> & KeyStorage;
+MEMORY.remove = MEMORY.delete;
 
 /**
  * An operation whose key outlives the page: it is kept from before its first attempt until it has settled.
@@ -82,20 +82,34 @@ export function operation(
 ): Operation {
   const id = PREFIX + name;
   const isOfTheWeb = 'getItem' in storage;
-  // Nobody else writes to memory, and the locks of a browser reach as far as its storage. What another kind of storage
-  // reaches nobody knows: there keys are such that two who begin at the same time come to the same.
-  const isAlone = storage === MEMORY || (isOfTheWeb && webLocks());
+  const tabs = isOfTheWeb && storage === platform.localStorage ? platform.navigator?.locks : undefined;
+  const isAlone = tabs || storage === MEMORY || (isOfTheWeb && storage === platform.sessionStorage);
+  const told = async (): Promise<string | undefined> =>
+    (await tabs?.query())?.held.find((lock) => lock.name.startsWith(`${id}\n`))?.name.slice(id.length);
+  // What a tab has written reaches another some milliseconds later, whoever holds which lock. Which locks are held all know at
+  // once: an entry is also told as the name of one, from before another tab can look until it has settled.
+  const tell = (entry: Entry, isOver?: unknown): Promise<unknown> =>
+    new Promise((go) => {
+      const hold = () => isOver ?? new Promise(() => go(0));
+      const lock = `${id}\n${JSON.stringify(entry, ['key', 'fingerprint', 'at'])}`;
+      void (tabs?.request(lock, { steal: true }, hold).then(go, go) ?? go(0));
+    });
 
   const ask = async (verb: keyof KeyStorage, ...words: string[]) =>
     (storage as unknown as Record<string, (...words: string[]) => Awaitable<string | undefined>>)[
       isOfTheWeb ? `${verb}Item` : verb
     ]!(...words);
-  const read = async (): Promise<Entry> => JSON.parse((await ask('get', id)) ?? '{}') as Entry;
+  const read = async (): Promise<Entry> => JSON.parse((await ask('get', id)) ?? (await told()) ?? '{}') as Entry;
   const write = (entry: Entry) => ask('set', id, JSON.stringify(entry));
-  const end = async ({ settled = 0 }: Entry): Promise<void> => {
-    await (isAlone ? ask('remove', id) : write({ settled: settled + 1 }));
-  };
-  const newKey = async ({ settled = 0 }: Entry): Promise<string> => {
+  const end = (key?: string) =>
+    exclusively(id, tabs, async () => {
+      const entry = await read();
+      if (!key || entry.key === key) {
+        await (isAlone ? ask('remove', id) : write({ settled: (entry.settled ?? 0) + 1 }));
+        await tell(entry, 1);
+      }
+    });
+  const newKey = async ({ settled }: Entry): Promise<string> => {
     if (isAlone) {
       return randomKey();
     }
@@ -113,45 +127,32 @@ export function operation(
     name,
     async pending() {
       const { key, at, body } = await read();
-      return key ? { key, startedAt: new Date(at!), body } : undefined;
+      return (key && { key, startedAt: new Date(at!), body }) as PendingOperation | undefined;
     },
-    forget: () => exclusively(id, async () => end(await read())),
+    forget: () => end(),
+    settle: end,
     begin: ({ fingerprint, body, key: given }) =>
-      exclusively(id, async () => {
+      exclusively(id, tabs, async () => {
         const entry = await read();
         const { key } = entry;
         if (key) {
-          if (Date.now() >= entry.at! + ttlMs) {
-            throw unsettled(key, 'key-expired', 'too long ago for its key');
-          }
-          if (entry.fingerprint !== fingerprint) {
-            throw unsettled(key, 'payload-changed', 'with another request');
+          const reason =
+            Date.now() >= entry.at! + ttlMs ? 'key-expired' : entry.fingerprint !== fingerprint && 'payload-changed';
+          if (reason) {
+            const message = `"${name}" is pending, ${reason}: repeat or forget() it`;
+            throw new IdempotentRequestError(reason, 'unknown', key, message);
           }
           return key;
         }
-        const begun = given ?? (await newKey(entry));
-        await write({
-          key: begun,
-          fingerprint,
-          at: Date.now(),
-          settled: entry.settled,
-          body: keepBody && typeof body === 'string' ? body : undefined,
-        });
-        return begun;
-      }),
-    settle: (key) =>
-      exclusively(id, async () => {
-        const entry = await read();
-        if (entry.key === key) {
-          await end(entry);
-        }
+        entry.fingerprint = fingerprint;
+        entry.at = Date.now();
+        entry.body = keepBody && typeof body === 'string' ? body : undefined;
+        entry.key = given ?? (await newKey(entry));
+        await write(entry);
+        await tell(entry);
+        return entry.key;
       }),
   };
-
-  function unsettled(key: string, reason: Reason, what: string): IdempotentRequestError {
-    const message = `"${name}" was begun ${what}: go on as it was, or forget() it`;
-    return new IdempotentRequestError(reason, 'unknown', key, message);
-  }
 }
 
 export function randomKey(): string {

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
+import type { WebStorage } from '../../src/client/index.js';
 import { type PaymentsExample, startPaymentsExample } from '../support/payments-example.js';
 
 /** Debian's; `.ci/run` installs it. */
@@ -114,6 +115,32 @@ describe.each(['express', 'fastify'])('the checkout of the example in a browser,
     await Promise.all([paid('with'), paid('with', other)]);
     expect(new Set([...(await attempts('with')), ...(await attempts('with', other))]).size).toBe(1);
     expect(await rows('with')).toBe(1);
+  });
+
+  it('two tabs that begin at the same moment have the same key, however often', async () => {
+    const other = await open();
+    const begin = (tab: Page): Promise<(string | null)[]> =>
+      tab.evaluate(async () => {
+        const address = '/client.js';
+        const { idempotent, operation } = (await import(address)) as typeof import('../../src/client/index.js');
+        const storage = (globalThis as unknown as { localStorage: WebStorage }).localStorage;
+        const keys: (string | null)[] = [];
+        for (let count = 0; count < 200; count++) {
+          // Nobody learns the outcome, so that no operation ends, and no key becomes another.
+          const left = new AbortController();
+          const pay = idempotent(async (_: string, init?: RequestInit) => {
+            keys.push(new Headers(init!.headers).get('Idempotency-Key'));
+            left.abort();
+            throw new Error('lost');
+          });
+          const init = { method: 'POST', body: '{}', operation: operation(`at-once-${count}`, storage) };
+          await pay('/payments', { ...init, signal: left.signal }).catch(() => undefined);
+        }
+        return keys;
+      });
+    const [mine, others] = await Promise.all([begin(page), begin(other)]);
+    expect(mine).toHaveLength(200);
+    expect(others).toEqual(mine);
   });
 
   it('a server that is killed and started again pays once', async () => {

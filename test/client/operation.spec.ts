@@ -41,17 +41,55 @@ const asKeyStorage = (storage: MapStorage): KeyStorage => ({
   remove: async (name) => storage.removeItem(name),
 });
 
-/** As a browser has them. */
-function withWebLocks(): void {
-  let last: Promise<unknown> = Promise.resolve();
-  const request = (_: string, work: () => Promise<unknown>) => (last = last.then(work, work));
-  Object.defineProperty(globalThis, 'navigator', { value: { locks: { request } }, configurable: true });
+/** A name has one holder; who steals it takes it from that one (Web Locks, 3.4). */
+class WebLocks {
+  private readonly holders = new Map<string, { lost: (error: Error) => void; left: Promise<unknown> }>();
+
+  readonly request = async (name: string, ...rest: [unknown, (() => unknown)?]): Promise<unknown> => {
+    const work = rest.pop() as () => unknown;
+    const { steal } = (rest[0] ?? {}) as { steal?: boolean };
+    for (let holder; (holder = this.holders.get(name));) {
+      if (steal) {
+        holder.lost(new DOMException('stolen', 'AbortError'));
+        break;
+      }
+      await holder.left.catch(() => undefined);
+    }
+    let lost!: (error: Error) => void;
+    const stolen = new Promise<never>((_, reject) => (lost = reject));
+    const left = Promise.race([stolen, new Promise((resolve) => resolve(work()))]);
+    const holder = { lost, left };
+    this.holders.set(name, holder);
+    return left.finally(() => this.holders.get(name) === holder && this.holders.delete(name));
+  };
+
+  readonly query = async () => ({ held: [...this.holders.keys()].map((name) => ({ name })) });
 }
 
-const before = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
-afterEach(
-  () => void Object.defineProperty(globalThis, 'navigator', before ?? { value: undefined, configurable: true }),
+const GLOBALS = ['navigator', 'localStorage', 'sessionStorage'];
+const before = GLOBALS.map((name) => Object.getOwnPropertyDescriptor(globalThis, name));
+const define = (name: string, value: unknown) => Object.defineProperty(globalThis, name, { value, configurable: true });
+afterEach(() =>
+  GLOBALS.forEach((name, at) =>
+    Object.defineProperty(globalThis, name, before[at] ?? { value: undefined, configurable: true }),
+  ),
 );
+
+/** As a browser has them. */
+function withWebLocks(): void {
+  define('navigator', { locks: new WebLocks() });
+}
+
+/** As a tab sees it. */
+function asLocalStorage(storage: WebStorage): WebStorage {
+  define('localStorage', storage);
+  return storage;
+}
+
+function asSessionStorage(storage: WebStorage): WebStorage {
+  define('sessionStorage', storage);
+  return storage;
+}
 
 let count = 0;
 let name: string;
@@ -68,8 +106,10 @@ const page = (storage: KeyStorage | WebStorage | undefined, options?: OperationO
 
 describe.each<[string, () => KeyStorage | WebStorage | undefined, boolean]>([
   ['memory', () => undefined, false],
-  ['localStorage or sessionStorage', () => new MapStorage(), false],
-  ['localStorage with Web Locks', () => new MapStorage(), true],
+  ['localStorage', () => asLocalStorage(new MapStorage()), false],
+  ['localStorage with Web Locks', () => asLocalStorage(new MapStorage()), true],
+  ['sessionStorage', () => asSessionStorage(new MapStorage()), true],
+  ['what is like these', () => new MapStorage(), true],
   ['IndexedDB by idb-keyval', () => ({ get: (key) => get<string>(key), set, remove: del }), false],
   ['anything with get, set and remove', () => asKeyStorage(new MapStorage()), true],
 ])('an operation whose key is kept in %s', (_, newStorage, hasLocks) => {
@@ -107,7 +147,7 @@ describe.each<[string, () => KeyStorage | WebStorage | undefined, boolean]>([
       outcome: 'unknown',
       transient: false,
       key,
-      message: `"${name}" was begun with another request: go on as it was, or forget() it`,
+      message: `"${name}" is pending, payload-changed: repeat or forget() it`,
     });
     expect(server.received).toEqual([]);
 
@@ -155,6 +195,39 @@ describe.each<[string, () => KeyStorage | WebStorage | undefined, boolean]>([
   });
 });
 
+/** What one tab writes reaches the other some time later, whoever holds which lock. */
+describe('an operation of two tabs, of which neither sees yet what the other has written', () => {
+  const tab = () => page(asLocalStorage(new MapStorage()));
+
+  beforeEach(withWebLocks);
+
+  it('has one key', async () => {
+    server.answers(LOST, LOST);
+    const tabs = [tab(), tab()];
+    const calls = await Promise.allSettled(tabs.map(({ pay }) => pay({ amount: 1 })));
+    expect(calls.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+    expect(server.keys).toEqual([expect.any(String), server.keys[0]]);
+    await expect(tab().pay({ amount: 2 })).rejects.toMatchObject({ reason: 'payload-changed', key: server.keys[0] });
+  });
+
+  it.each(['has settled in one', 'was given up in the other'])('is another after it %s', async (end) => {
+    server.answers(LOST, PAID, PAID);
+    const [one, other] = [tab(), tab()];
+    await expect(one.pay({ amount: 1 })).rejects.toMatchObject({ reason: 'deadline' });
+    await (end === 'has settled in one' ? one.pay({ amount: 1 }) : other.checkout.forget());
+    await other.pay({ amount: 1 });
+    const keys = server.keys;
+    expect(keys.at(-1)).not.toBe(keys[0]);
+  });
+
+  it('is of each tab alone in sessionStorage', async () => {
+    server.answers(LOST, LOST);
+    const tabs = [page(asSessionStorage(new MapStorage())), page(asSessionStorage(new MapStorage()))];
+    await Promise.allSettled(tabs.map(({ pay }) => pay({ amount: 1 })));
+    expect(new Set(server.keys).size).toBe(2);
+  });
+});
+
 describe('an operation', () => {
   it('has settled with any outcome that is known, and with no other', async () => {
     const { checkout, pay } = page(undefined);
@@ -195,6 +268,7 @@ describe('an operation', () => {
     entries.removeItem = () => {
       throw new Error('gone');
     };
+    asLocalStorage(entries);
     withWebLocks();
     server.answers(PAID);
     expect((await page(entries).pay({ amount: 1 })).status).toBe(201);
