@@ -1,7 +1,7 @@
 import { Migrator } from '../migrate/migrate.js';
 import { dataSourceSchema } from '../postgres/data-source-schema.js';
 import { Diagnosis } from '../postgres/statements/diagnosis.js';
-import { findKeyTables } from '../postgres/statements/key-tables.js';
+import { findKeyTables, isDistributed } from '../postgres/statements/key-tables.js';
 import { type CommandContext, EXIT, print, printJson } from './command.js';
 import {
   type Finding,
@@ -79,8 +79,10 @@ async function examineTables(
     return [{ check: 'schema', problem, remedy: `Run: npx nestjs-idempotency migration:run${option}` }];
   }
   const facts = await diagnosis.tables(tables.schema);
+  const bloatedShards = isDistributed(tables) ? await diagnosis.bloatedShards(tables.schema) : [];
+  const bloated = [...facts.bloated, ...bloatedShards];
   return [
-    ...findingsOnTables(facts, { schema: tables.schema, isNamed: wanted !== undefined, role }),
+    ...findingsOnTables({ ...facts, bloated }, { schema: tables.schema, isNamed: wanted !== undefined, role }),
     ...findingsOnCitus(tables.citus, tables.schema),
     ...(facts.missingRights.length > 0 ? [] : findingsOnKeys(await diagnosis.keys(tables.schema), option)),
   ];

@@ -1,6 +1,7 @@
 import { type CitusTables, commitsApart } from '../postgres/statements/citus-tables.js';
 import type { IdleTransactions, KeyFacts, ServerFacts, TableFacts } from '../postgres/statements/diagnosis.js';
 import type { Pooler } from './pooler.js';
+import { uniqueIndexRemedy } from '../postgres/statements/row-identity.js';
 import { quoteIdentifier } from '../postgres/table-name.js';
 import { durationOf } from './table.js';
 
@@ -146,10 +147,15 @@ export function findingsOnTables(
   const found: (Finding | false)[] = [
     facts.indexes.length > 0 && {
       check: 'index',
-      problem: facts.indexes.join(', '),
+      problem: `the purge has no index to go by: ${facts.indexes.join(', ')}`,
       remedy:
         'Make it again as the migrations do (npx nestjs-idempotency migration:sql on an empty database prints them), with create index concurrently; drop an invalid one first.',
     },
+    ...facts.notUnique.map(({ table, columns }) => ({
+      check: 'unique',
+      problem: `${table} has no unique index over (${columns.join(', ')}), by which a row is kept once: no instance starts`,
+      remedy: `Run: ${uniqueIndexRemedy(table, columns)}`,
+    })),
     facts.constraints.length > 0 && {
       check: 'constraint',
       problem: facts.constraints.join(', '),

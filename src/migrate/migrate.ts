@@ -3,7 +3,7 @@ import { idempotencyMigrations } from '../../migrations/index.js';
 import { dataSourceOf } from '../postgres/data-source-of.js';
 import { dataSourceSchema } from '../postgres/data-source-schema.js';
 import { MigrationHistory } from './migration-history.js';
-import { countPartitions, partitioning } from './partitions.js';
+import { isPartitionedInto, partitioning, type Split, splitOf } from './partitions.js';
 import { findKeyTables } from '../postgres/statements/key-tables.js';
 import type { Migration, MigrationRunner } from '../postgres/ddl/migration-runner.js';
 import { describeHolders, insist, LOCK_PATIENCE, type LockPatience } from '../postgres/ddl/patient-ddl.js';
@@ -110,17 +110,17 @@ export class Migrator {
       if (schema === undefined) {
         throw new Error('Run migration:run first: not all migrations are applied.');
       }
-      return (await countPartitions(runner, schema)) === count
+      return (await isPartitionedInto(runner, schema, count))
         ? []
         : partitioning(runner, schema, count, LOCK, this.patience);
     });
   }
 
-  /** How many HASH partitions the table of keys has; 0 for a plain one, or none. */
-  async partitions(): Promise<number> {
+  /** How the table of keys is split. */
+  async split(): Promise<Split> {
     return this.onPrimary(async (runner) => {
       const schema = await this.placeOf(runner);
-      return schema === undefined ? 0 : countPartitions(runner, schema);
+      return schema === undefined ? { partitions: 0 } : splitOf(runner, schema, KEYS_TABLE);
     });
   }
 

@@ -65,9 +65,18 @@ export class Move {
     return rows.map(({ statement }) => statement);
   }
 
-  /** From here on what changes in the one changes in the other, in the same transaction. */
-  get watch(): string[] {
+  /**
+   * From here on what changes in the one changes in the other, in the same transaction. Columns are named: a row comes in
+   * the order of its partition, which may have been a table of its own.
+   */
+  async watch(runner: MigrationRunner): Promise<string[]> {
     const [first, second] = this.of.primaryKey;
+    const columns = (await runner.query(
+      `select quote_ident(attname) as name from pg_attribute
+       where attrelid = $1::regclass and attnum > 0 and not attisdropped and attgenerated = '' order by attnum`,
+      [this.table],
+    )) as { name: string }[];
+    const [into, from] = [columns.map(({ name }) => name), columns.map(({ name }) => `new.${name}`)];
     return [
       `create function ${this.relay}() returns trigger language plpgsql as $relay$
 begin
@@ -75,7 +84,7 @@ begin
     delete from ${this.next} where ${first} = old.${first} and ${second} = old.${second};
   end if;
   if tg_op <> 'DELETE' then
-    insert into ${this.next} select new.*;
+    insert into ${this.next} (${into.join(', ')}) values (${from.join(', ')});
   end if;
   return null;
 end $relay$`,
@@ -109,10 +118,11 @@ end $copy$`;
     const { name, indexed } = this.of;
     const { schema } = this;
     const indexes = ['pkey', ...indexed.map((column) => `${column}_idx`)];
+    // Those that others have made may have other names: they are in nobody's way.
     const rename = (from: string, to: string) =>
       indexes.map(
         (index) =>
-          `alter index ${tableName(`${from}_${index}`, schema)} rename to ${quoteIdentifier(`${to}_${index}`)}`,
+          `alter index if exists ${tableName(`${from}_${index}`, schema)} rename to ${quoteIdentifier(`${to}_${index}`)}`,
       );
     return [
       `drop trigger ${this.trigger} on ${this.table}`,

@@ -1,4 +1,5 @@
 import { findCitusTables } from '../postgres/statements/citus-tables.js';
+import { hasUniqueIndex } from '../postgres/statements/row-identity.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from '../postgres/table-name.js';
 import type { LockPatience } from '../postgres/ddl/patient-ddl.js';
 import type { MigrationRunner } from '../postgres/ddl/migration-runner.js';
@@ -26,18 +27,35 @@ const TABLES: Table[] = [
   },
 ];
 
-/** How many HASH partitions the table of keys has; 0 for a plain one. */
-export async function countPartitions(runner: Pick<MigrationRunner, 'query'>, schema: string): Promise<number> {
+/** How a table is split. */
+export interface Split {
+  partitions: number;
+  /** As PostgreSQL tells it: `HASH (key)`; nothing for a plain table. */
+  by?: string;
+}
+
+export async function splitOf(runner: Pick<MigrationRunner, 'query'>, schema: string, table: string): Promise<Split> {
   const [found] = (await runner.query(
-    `select (select count(*)::int4 from pg_inherits where inhparent = c.oid) as children, relkind as kind
-     from pg_class c where c.oid = to_regclass($1::text)`,
-    [tableName(KEYS_TABLE, schema)],
-  )) as { children: number; kind: string }[];
-  return found?.kind === 'p' ? found.children : 0;
+    `select (select count(*)::int4 from pg_inherits where inhparent = c.oid) as partitions, pg_get_partkeydef(c.oid) as by
+     from pg_class c where c.oid = to_regclass($1::text) and c.relkind = 'p'`,
+    [tableName(table, schema)],
+  )) as Split[];
+  return found ?? { partitions: 0 };
+}
+
+/** Whether both tables are split by HASH as those are that the way leads to, or, with 0, not at all. */
+export async function isPartitionedInto(runner: MigrationRunner, schema: string, count: number): Promise<boolean> {
+  for (const { name, partitionKey } of TABLES) {
+    const { partitions, by } = await splitOf(runner, schema, name);
+    if (partitions !== count || (by !== undefined && by !== `HASH (${partitionKey})`)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 /**
- * The way from tables of any number of HASH partitions to those of `count`, 0 for plain ones. The new tables are filled
+ * The way from tables that are plain, or partitioned in whatever way, to those of `count`, 0 for plain ones. The new tables are filled
  * beside the old ones, which go on serving and tell them of what changes; then both are exchanged.
  *
  * @throws Error where there is no such way
@@ -52,11 +70,12 @@ export async function partitioning(
   await assertPartitionable(runner, schema);
   const moves = TABLES.map((table) => new Move(table, schema, count));
   const rights = await Promise.all(moves.map((move) => move.rights(runner)));
+  const watches = await Promise.all(moves.map((move) => move.watch(runner)));
   return [
     'begin',
     lock,
     `set local lock_timeout = '${patience.lockTimeoutMs}ms'`,
-    ...moves.flatMap((move, n) => [...move.create, ...rights[n]!, ...move.watch]),
+    ...moves.flatMap((move, n) => [...move.create, ...rights[n]!, ...watches[n]!]),
     'commit',
     ...moves.flatMap((move) => [move.copy, `analyze ${move.next}`]),
     `begin`,
@@ -83,6 +102,18 @@ async function assertPartitionable(runner: MigrationRunner, schema: string): Pro
     throw new Error(
       `the table ${children[0]!.parent} has children that inherit from it: move their rows into it first.`,
     );
+  }
+  for (const { name, primaryKey } of TABLES) {
+    const table = tableName(name, schema);
+    const [found] = (await runner.query(`select ${hasUniqueIndex('$1::text::regclass', '$2::text[]')} as "keepsOnce"`, [
+      table,
+      primaryKey,
+    ])) as { keepsOnce: boolean }[];
+    if (!found!.keepsOnce) {
+      throw new Error(
+        `the table ${table} has no unique index over (${primaryKey.join(', ')}): a row may be in it twice.`,
+      );
+    }
   }
   const citus = await findCitusTables(runner, schema);
   if (citus !== undefined && citus.plain.length < names.length) {

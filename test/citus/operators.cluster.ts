@@ -9,12 +9,16 @@ import { CITUS_KINDS } from '../support/citus.js';
 import { runCliHere } from '../support/cli.js';
 import type { TestDatabase } from '../support/database.js';
 import { createTestApp, type TestApp } from '../support/test-app.js';
+import { waitFor } from '../support/wait-for.js';
 import { databaseOf, Order, ORDERS, rowsOn, ShopController, urlsOf } from './shop.js';
 
 /** Enough for rows in every shard. */
 const KEYS = 24;
 
 const PAGE_BYTES = 8_192;
+
+/** More than any purge leaves behind that is followed by a vacuum. */
+const DEAD_ROWS = 12_000;
 
 /** What may be said of a cluster that was set up for tests. */
 const OF_A_SERVER_FOR_TESTS = ['fsync', 'full_page_writes'];
@@ -133,6 +137,30 @@ describe.each(CITUS_KINDS)('what operators ask of keys in %s tables', (kind) => 
     // Of the tables and what is in them there is nothing to say.
     const { findings } = (await run('doctor')) as { findings: { check: string }[] };
     expect(findings.filter(({ check }) => !OF_A_SERVER_FOR_TESTS.includes(check))).toEqual([]);
+  });
+
+  it('the doctor sees dead rows in the shards', async () => {
+    await rowsOn(database.url, 'alter table idempotency_keys set (autovacuum_enabled = off)');
+    await rowsOn(
+      database.url,
+      `insert into idempotency_keys (scope, key, fingerprint, fingerprint_version, method, path, claim_id, response_status,
+         response_headers, response_body, response_bytes, created_at, expires_at)
+       select '', 'k' || n, sha256('x'), 1, 'POST', '/', gen_random_uuid(), 201, '[]', '', 0, now(), now() + interval '1 hour'
+       from generate_series(1, ${DEAD_ROWS}) n`,
+    );
+    await rowsOn(database.url, `delete from idempotency_keys where key like 'k%'`);
+    const checks = async (): Promise<string[]> => {
+      const { stdout } = await runCliHere(['doctor', '--url', database.url, '--json']);
+      const { findings } = JSON.parse(stdout) as { findings: { check: string; problem: string }[] };
+      return findings.filter(({ check }) => check === 'bloat').map(({ problem }) => problem);
+    };
+    const [found] = await waitFor(async () => ((await checks()).length > 0 ? checks() : undefined), {
+      what: 'what the servers count to be told',
+    });
+    expect(found).toBe(`idempotency_keys has ${DEAD_ROWS} dead rows beside 0 live ones`);
+    await rowsOn(database.url, 'vacuum idempotency_keys');
+    await waitFor(async () => ((await checks()).length === 0 ? true : undefined), { what: 'the remedy to be seen' });
+    await rowsOn(database.url, 'alter table idempotency_keys reset (autovacuum_enabled)');
   });
 
   it('migrations alter the tables as they stand, back and forth, without losing a key', async () => {

@@ -272,7 +272,7 @@ describe.each(ADAPTERS)('duplicates and concurrency, on %s', (adapter) => {
     const both = Promise.all([test.post('/skew-again?label=b', 'k1'), test.post('/skew-again?label=b', 'k2')]);
     await waitFor(() => test.gate.inside === 2, { timeoutMs: 5_000, what: 'both requests inside their handlers' });
     test.gate.open();
-    await waitFor(() => test.gate.inside > 2, { timeoutMs: 5_000, what: 'a second run' });
+    await waitFor(() => test.gate.inside > 2, { timeoutMs: 20_000, what: 'a second run' }); // COMMIT of several nodes takes its time
     const answered = new AbortController();
     const responses = await Promise.race([
       both.finally(() => answered.abort()),

@@ -15,6 +15,7 @@ import { type DataSource, Repository } from 'typeorm';
 import { Idempotent } from '../../src/index.js';
 import { blocksOf } from '../docs/pages.js';
 import { Effect } from '../support/effect.entity.js';
+import { queriesOn } from '../support/empty-database.js';
 import type { RawResponse } from '../support/raw-http.js';
 import { json, replayOf } from '../support/response.js';
 import { ADAPTERS, createTestApp, type TestApp } from '../support/test-app.js';
@@ -95,20 +96,21 @@ describe.each(ADAPTERS)('what the documentation shows, on %s', (adapter) => {
 
   beforeAll(async () => {
     test = await createTestApp({ adapter, controllers: [TenantsController, PaymentsController] });
-    await test.dataSource.query(`
-      create table invoices (tenant text not null);
-      alter table invoices enable row level security;
-      create policy of_tenant on invoices using (tenant = current_setting('app.tenant'));
-      create role ${ROLE};
-      grant select, insert on invoices to ${ROLE};
-      create schema ada;
-      create table ada.invoices (tenant text not null);
-      create schema bob;
-      create table bob.invoices (tenant text not null);`);
+    await queriesOn(test.databaseUrl, [
+      'create table invoices (tenant text not null)',
+      'alter table invoices enable row level security',
+      `create policy of_tenant on invoices using (tenant = current_setting('app.tenant'))`,
+      `create role ${ROLE}`,
+      `grant select, insert on invoices to ${ROLE}`,
+      'create schema ada',
+      'create table ada.invoices (tenant text not null)',
+      'create schema bob',
+      'create table bob.invoices (tenant text not null)',
+    ]);
   });
 
   afterAll(async () => {
-    await test.dataSource.query(`drop owned by ${ROLE}; drop role ${ROLE}`);
+    await queriesOn(test.databaseUrl, [`drop owned by ${ROLE}`, `drop role ${ROLE}`]);
     await test.close();
   });
 

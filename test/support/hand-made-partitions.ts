@@ -58,6 +58,13 @@ export async function partitionByHand(kind: HandMade, url: string): Promise<void
     `create table ${KEYS} (like ${KEYS_TABLE} including all) partition by ${keys}`,
     `create table ${STEPS} (like ${STEPS_TABLE} including all) partition by ${steps}`,
     ...parts,
+    // The table's own comment, by which migrations know it, is not among what `like` takes along.
+    `do $$ begin
+       execute format('comment on table ${KEYS} is %L', obj_description('${KEYS_TABLE}'::regclass, 'pg_class'));
+       execute format('comment on table ${STEPS} is %L', obj_description('${STEPS_TABLE}'::regclass, 'pg_class'));
+     end $$`,
+    `insert into ${KEYS} select * from ${KEYS_TABLE}`,
+    `insert into ${STEPS} select * from ${STEPS_TABLE}`,
     `drop table ${KEYS_TABLE}, ${STEPS_TABLE}`,
     `alter table ${KEYS} rename to ${KEYS_TABLE}`,
     `alter table ${STEPS} rename to ${STEPS_TABLE}`,

@@ -32,6 +32,7 @@ const SERVER: ServerFacts = {
 
 const TABLES: TableFacts = {
   indexes: [],
+  notUnique: [],
   constraints: [],
   unlogged: [],
   missingRights: [],
@@ -141,9 +142,11 @@ describe('the doctor', () => {
         { table: 'idempotency_keys', kind: 'a parent of others by INHERITS' },
         { table: 'idempotency_steps', kind: 'partitioned' },
       ],
+      notUnique: [{ table: 'idempotency_steps', columns: ['execution_id', 'name'] }],
       bloated: [{ table: 'idempotency_keys', deadRows: 20_000, liveRows: 10 }],
     };
     expect(checks(findingsOnTables(facts, { schema: 'public', isNamed: true, role: 'shop' }))).toEqual([
+      'unique',
       'table',
       'bloat',
     ]);

@@ -1,5 +1,6 @@
 import { type Queryable, rowsOf } from '../queryable.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
+import { hasUniqueIndex, ROW_IDENTITY } from './row-identity.js';
 import { UNFINISHED_STATE } from './shared-statements.js';
 
 /** What a server and a session are like. */
@@ -23,8 +24,10 @@ export interface ServerFacts {
 
 /** What the tables are like that were found. */
 export interface TableFacts {
-  /** `table (reason)` of indexes that are not there or not valid. */
+  /** What is wrong with indexes that the statements go by, whatever their name. */
   indexes: string[];
+  /** Tables in which a row could be there twice, so that ON CONFLICT refuses every one. */
+  notUnique: { table: string; columns: string[] }[];
   constraints: string[];
   unlogged: string[];
   missingRights: { table: string; rights: string[] }[];
@@ -49,10 +52,8 @@ export interface KeyFacts {
   oldestWaitingSeconds: number;
 }
 
-/** By the names that the migrations give them, and inspect by none other. */
-const INDEXES = ['idempotency_keys_pkey', 'idempotency_keys_expires_at_idx', 'idempotency_steps_pkey'];
+/** By the names that the migrations give them; what is unique goes by its columns. */
 const CONSTRAINTS = [
-  'idempotency_keys_pkey',
   'idempotency_keys_scope_length',
   'idempotency_keys_key_length',
   'idempotency_keys_fingerprint_sha256',
@@ -66,12 +67,28 @@ const CONSTRAINTS = [
   'idempotency_keys_finished_has_no_lease',
   'idempotency_keys_response_whole',
   'idempotency_keys_expires_after_lease',
-  'idempotency_steps_pkey',
   'idempotency_steps_name_length',
   'idempotency_steps_position_counts',
   'idempotency_steps_attempt_counts',
 ];
 const PRIVILEGES = ['select', 'insert', 'update', 'delete'];
+
+/**
+ * What the partitions of one table `own` take together. Ranges never overlap: they leave no gap where each begins as another
+ * ends, but for the first and the last.
+ */
+const PARTITIONS = `
+  select count(*)::int4 as count, sum(1 / substring(bound from 'modulus (\\d+)')::numeric) as share,
+    array_agg(substring(bound from 'FROM \\((.*)\\) TO ')) as starts, array_agg(substring(bound from ' TO \\((.*)\\)$')) as ends
+  from (select pg_get_expr(c.relpartbound, c.oid) as bound
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = own.oid) bounds`;
+
+/** Of `own`, a partitioned table `d`, by its `parts`: whether there is one for every row. */
+const IS_WHOLE = `d.partdefid <> 0 or case d.partstrat
+    when 'h' then coalesce(parts.share, 0) > 0.999999
+    when 'r' then coalesce((select string_agg(s, '') ~ '^MINVALUE(, MINVALUE)*$' from unnest(parts.starts) s where s <> all (parts.ends))
+      and (select string_agg(e, '') ~ '^MAXVALUE(, MAXVALUE)*$' from unnest(parts.ends) e where e <> all (parts.starts)), false)
+    else false end`;
 
 /** As many dead rows as live ones are more than any purge leaves behind that is followed by a vacuum. */
 const FEWEST_DEAD_ROWS = 10_000;
@@ -109,11 +126,16 @@ export class Diagnosis {
          select f.root, i.inhrelid from family f join pg_inherits i on i.inhparent = f.oid),
        own as (select c.*, f.root, f.root::regclass::oid = c.oid as is_root from family f join pg_class c on c.oid = f.oid)
        select
-         array(select want || case when i.indexrelid is null then ' is not there' else ' is not valid' end
-           from unnest($2::text[]) want
-           left join (select x.relname, i.* from pg_index i join pg_class x on x.oid = i.indexrelid
-                      join own on own.oid = i.indrelid and own.is_root) i on i.relname = want
-           where i.indexrelid is null or not i.indisvalid) as indexes,
+         array(select coalesce(i.name || ' is not valid', 'there is none on ' || own.root || ' (expires_at)')
+           from own
+           left join (select i.indrelid, i.indexrelid::regclass::text as name, i.indisvalid from pg_index i join pg_attribute a
+                        on a.attrelid = i.indrelid and a.attnum = i.indkey[0] and a.attname = 'expires_at') i on i.indrelid = own.oid
+           where own.is_root and own.root = ($1::text[])[1] and i.indisvalid is not true
+             and not exists (select from pg_index v join pg_attribute a on a.attrelid = v.indrelid and a.attnum = v.indkey[0]
+                             where v.indrelid = own.oid and v.indisvalid and a.attname = 'expires_at')) as indexes,
+         (select coalesce(json_agg(json_build_object('table', name, 'columns', columns)), '[]')
+          from (values (($1::text[])[1], $2::text[]), (($1::text[])[2], $5::text[])) t (name, columns)
+          where not ${hasUniqueIndex('name::regclass', 'columns')}) as "notUnique",
          array(select want || case when c.oid is null then ' is not there' else ' is not validated' end
            from unnest($3::text[]) want
            left join pg_constraint c on c.conname = want and c.conrelid in (select oid from own where is_root)
@@ -127,12 +149,10 @@ export class Diagnosis {
               when relkind = 'p' then 'partitioned'
               else 'a parent of others by INHERITS' end)), '[]')
           from own where is_root and (relkind in ('f', 'p') or exists (select from pg_inherits where inhparent = own.oid))) as unusual,
-         (select coalesce(json_agg(json_build_object('table', p.oid::regclass::text, 'partitions', parts.count,
-                 'isWhole', p.partdefid <> 0 or coalesce(parts.share, 0) > 0.999999)), '[]')
-          from (select own.oid, d.partdefid, d.partstrat from own join pg_partitioned_table d on d.partrelid = own.oid where is_root) p,
-            lateral (select count(*)::int4 as count,
-                       sum(1 / substring(pg_get_expr(c.relpartbound, c.oid) from 'modulus (\\d+)')::numeric) as share
-                     from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = p.oid) parts) as partitioned,
+         (select coalesce(json_agg(json_build_object('table', own.oid::regclass::text, 'partitions', parts.count,
+                 'isWhole', ${IS_WHOLE})), '[]')
+          from own join pg_partitioned_table d on d.partrelid = own.oid,
+            lateral (${PARTITIONS}) parts) as partitioned,
          array(select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
            where c.relname = '${KEYS_TABLE}' and c.relkind in ('r', 'p', 'f') order by 1) as schemas,
          (select coalesce(json_agg(json_build_object('table', s.relid::regclass::text, 'deadRows', s.n_dead_tup, 'liveRows', s.n_live_tup)), '[]')
@@ -140,9 +160,25 @@ export class Diagnosis {
           where s.n_dead_tup > ${FEWEST_DEAD_ROWS} and s.n_dead_tup > s.n_live_tup) as bloated,
          array(select oid::regclass::text from own where 'autovacuum_enabled=false' = any (reloptions)
            or 'autovacuum_enabled=off' = any (reloptions)) as "autovacuumOff"`,
-      [names, INDEXES, CONSTRAINTS, PRIVILEGES],
+      [names, ROW_IDENTITY[KEYS_TABLE], CONSTRAINTS, PRIVILEGES, ROW_IDENTITY[STEPS_TABLE]],
     );
     return facts!;
+  }
+
+  /** The same of tables that Citus has: their rows are in shards, which each node counts for itself. */
+  async bloatedShards(schema: string): Promise<TableFacts['bloated']> {
+    return rowsOf<TableFacts['bloated'][number]>(
+      this.db,
+      `select name as table, sum((counted ->> 0)::int8)::float8 as "deadRows", sum((counted ->> 1)::int8)::float8 as "liveRows"
+       from (select p.logicalrelid::regclass::text as name, s.result::json as counted
+             from pg_catalog.pg_dist_partition p,
+               run_command_on_shards(p.logicalrelid, 'select json_build_array(n_dead_tup, n_live_tup)
+                 from pg_stat_all_tables where relid = %L::regclass') s
+             where p.logicalrelid = any ($1::text[]::regclass[]) and s.success) shards
+       group by name
+       having sum((counted ->> 0)::int8) > greatest(${FEWEST_DEAD_ROWS}, sum((counted ->> 1)::int8))`,
+      [[KEYS_TABLE, STEPS_TABLE].map((table) => tableName(table, schema))],
+    );
   }
 
   /** Those of more than so many seconds. */

@@ -2,6 +2,7 @@ import { type Queryable, rowsOf } from '../queryable.js';
 import { SQLSTATE, sqlStateOf } from '../sqlstate.js';
 import { assertCommitsTogether, assertReadableLiterals, type CitusTables, findCitusTables } from './citus-tables.js';
 import { KEYS_TABLE, quoteIdentifier, STEPS_TABLE, tableName } from '../table-name.js';
+import { hasUniqueIndex, ROW_IDENTITY, uniqueIndexRemedy } from './row-identity.js';
 
 /** Where the tables are, found once: no `search_path` of a later session leads elsewhere. */
 export interface KeyTables {
@@ -73,8 +74,9 @@ export async function assertUsable(db: Queryable, { schema, citus }: KeyTables, 
   if (isDistributed({ citus })) {
     await assertReadableLiterals(db);
   }
-  for (const table of [KEYS_TABLE, STEPS_TABLE].map((name) => tableName(name, schema))) {
-    const [found] = await rowsOf<{ role: string; missing: string[]; unlogged: string[] }>(
+  for (const name of [KEYS_TABLE, STEPS_TABLE] as const) {
+    const [table, identity] = [tableName(name, schema), ROW_IDENTITY[name]];
+    const [found] = await rowsOf<{ role: string; missing: string[]; unlogged: string[]; keepsOnce: boolean }>(
       db,
       `with recursive family as (
          select $1::text::regclass::oid as oid
@@ -83,10 +85,11 @@ export async function assertUsable(db: Queryable, { schema, citus }: KeyTables, 
        select current_user::text as role,
               array(select p from unnest($2::text[]) p where not has_table_privilege($1::text, p)) as missing,
               array(select c.oid::regclass::text from pg_class c join family f on f.oid = c.oid
-                    where c.relpersistence = 'u') as unlogged`,
-      [table, PRIVILEGES],
+                    where c.relpersistence = 'u') as unlogged,
+              ${hasUniqueIndex('$1::text::regclass', '$3::text[]')} as "keepsOnce"`,
+      [table, PRIVILEGES, identity],
     );
-    const { role, missing, unlogged } = found!;
+    const { role, missing, unlogged, keepsOnce } = found!;
     if (missing.length > 0) {
       throw new Error(
         `the role "${role}" lacks a right on the table ${table}. Run: grant ${missing.join(', ')} on ${table} to ${quoteIdentifier(role)};`,
@@ -96,6 +99,12 @@ export async function assertUsable(db: Queryable, { schema, citus }: KeyTables, 
       throw new Error(
         `the table ${unlogged[0]} is UNLOGGED, and PostgreSQL empties it after a crash: every key would run again. ` +
           `Run: alter table ${unlogged[0]} set logged;`,
+      );
+    }
+    if (!keepsOnce) {
+      throw new Error(
+        `the table ${table} has no unique index over (${identity.join(', ')}), by which a row is kept once: nothing could be ` +
+          `recorded. Run: ${uniqueIndexRemedy(table, identity)}`,
       );
     }
   }

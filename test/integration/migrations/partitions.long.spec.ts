@@ -4,6 +4,7 @@ import { Client } from 'pg';
 import { Migrator } from '../../../src/migrate/migrate.js';
 import { assertUsable, findKeyTables } from '../../../src/postgres/statements/key-tables.js';
 import type { Catalogue } from '../../support/catalogue.js';
+import { HAND_MADE, type HandMade, partitionByHand } from '../../support/hand-made-partitions.js';
 import { runCli } from '../../support/cli.js';
 import { queryOn } from '../../support/empty-database.js';
 import { waitFor } from '../../support/wait-for.js';
@@ -66,7 +67,7 @@ describe('the tables in HASH partitions', () => {
       await run(count);
       expect(await content()).toEqual(rows);
       expect(likePlain(await catalogues())).toEqual(plain);
-      expect(await migrator.partitions()).toBe(count);
+      expect(await migrator.split()).toEqual(count === 0 ? { partitions: 0 } : { partitions: count, by: 'HASH (key)' });
       expect(await migrator.partitionSql(count)).toEqual([]);
       const left = await query(
         `select relname from pg_class where relname ~ '_(next|old)$' union select proname from pg_proc where proname ~ '_relay$'`,
@@ -78,8 +79,16 @@ describe('the tables in HASH partitions', () => {
     expect(await catalogues()).toEqual(plain);
   });
 
-  it.each([8, 0])('keep what is written while they are filled: %d partitions', async (count) => {
-    if (count === 0) await run(8);
+  it.each<[from: 8 | 'plain' | HandMade, to: number]>([
+    ['plain', 8],
+    [8, 0],
+    ['LIST of scopes, and HASH below', 2],
+    ['RANGE of keys', 2],
+    ['HASH with columns in another order', 0],
+    ['HASH with columns in another order', 3],
+  ])('keep what is written while they are filled: from %s to %d', async (from, count) => {
+    if (typeof from === 'number') await run(from);
+    else if (from !== 'plain') await partitionByHand(from, database.url);
     let turn = 0;
     await run(count, async (statement) => {
       if (statement === 'begin') return;
@@ -99,6 +108,9 @@ describe('the tables in HASH partitions', () => {
          count(*) filter (where attempt = 2)::int4 as changed from idempotency_keys`,
     );
     expect(found).toEqual({ old: KEYS - turn, new: 1, changed: turn });
+    expect(await query('select distinct scope, method, path from idempotency_keys')).toEqual([
+      { scope: '', method: 'POST', path: '/' },
+    ]);
     const [steps] = await query(
       `select count(*) filter (where key like 'k%')::int4 as old, count(*) filter (where key = 'new')::int4 as new,
          count(*) filter (where position = 7)::int4 as changed from idempotency_steps`,
@@ -143,7 +155,7 @@ describe('the tables in HASH partitions', () => {
     });
     expect(reading).toBe(false);
     expect(notices[0]).toContain('requests are let through meanwhile (try 1 of 200)');
-    expect(await migrator.partitions()).toBe(2);
+    expect((await migrator.split()).partitions).toBe(2);
   });
 
   it('keep owner and grants, so that the application can use them, also while they are filled', async () => {
@@ -168,6 +180,21 @@ describe('the tables in HASH partitions', () => {
     }
   });
 
+  it.each(HAND_MADE)('take the place of others, made by hand: %s', async (kind) => {
+    const [plain, rows] = [await catalogues(), await content()];
+    await partitionByHand(kind, database.url);
+    expect(await content()).toEqual(rows);
+    await run(3);
+    expect(await content()).toEqual(rows);
+    expect(likePlain(await catalogues())).toEqual(plain);
+    expect(await query(`select relname from pg_class where relname ~ 'by_hand'`)).toEqual([]);
+  });
+
+  it('are refused where a row may be in a table twice', async () => {
+    await query('alter table idempotency_steps drop constraint idempotency_steps_pkey');
+    await expect(migrator.partitionSql(8)).rejects.toThrow('has no unique index over (execution_id, name)');
+  });
+
   it('are refused where children inherit, and before all migrations are applied', async () => {
     await query('create table archive () inherits (idempotency_keys)');
     await expect(migrator.partitionSql(8)).rejects.toThrow('has children that inherit from it');
@@ -184,7 +211,7 @@ describe('the tables in HASH partitions', () => {
     }
     await run(2);
     const shown = await runCli(['migration:show'], { DATABASE_URL: database.url });
-    expect(shown.stdout).toBe(`${NAMES.map((name) => `[X] ${name}\n`).join('')}in 2 HASH partitions\n`);
+    expect(shown.stdout).toBe(`${NAMES.map((name) => `[X] ${name}\n`).join('')}in 2 partitions by HASH (key)\n`);
     expect((await runCli(['migration:sql', '--partitions', '2'], { DATABASE_URL: database.url })).stdout).toBe(
       '-- nothing to apply\n',
     );
