@@ -197,8 +197,8 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     changes: [
       {
         file: LEASE_STORE,
-        from: 'failed === this.statements.step\n      ? code',
-        to: `(postgresErrorOf(error) as { table?: string }).table === 'idempotency_steps'\n      ? code`,
+        from: "failed === this.statements.step\n      ? nullColumnOf(error, ['attempt'])",
+        to: `(postgresErrorOf(error) as { table?: string }).table === 'idempotency_steps'\n      ? nullColumnOf(error, ['attempt'])`,
       },
     ],
   },
