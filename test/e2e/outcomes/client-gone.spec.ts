@@ -2,6 +2,7 @@ import { describe, expect, it } from '@jest/globals';
 import { openRequest } from '../../support/raw-http.js';
 import { json } from '../../support/response.js';
 import { ADAPTERS } from '../../support/test-app.js';
+import { LEAVES_STREAMS_OPEN } from '../../support/versions.js';
 import { waitFor } from '../../support/wait-for.js';
 import { Slow } from './client-gone.controller.js';
 import { outcomesOn } from './outcomes-on.js';
@@ -57,13 +58,16 @@ describe.each(ADAPTERS)('what becomes of a request, on %s', (adapter) => {
     it('does not cancel the operation when its response is too large to keep, and lets go of the stream', async () => {
       await disconnect('large-stream');
       await waitFor(() => isStored('large-stream'), { what: 'the tombstone' });
-      await waitFor(() => notes.get('large-stream')?.includes('stream closed'), { what: 'the stream to be closed' });
+      const isClosed = adapter === 'fastify' || !LEAVES_STREAMS_OPEN;
+      await waitFor(() => !isClosed || notes.get('large-stream')?.includes('stream closed'), {
+        what: 'the stream to be closed',
+      });
       expect(json(await send('large-stream'))).toMatchObject({
         type: 'urn:nestjs-idempotency:response-not-kept',
         original_status: 201,
       });
       expect(await effects('large-stream')).toBe(1);
-      expect(notes.get('large-stream')).toEqual(['ran', 'stream closed']);
+      expect(notes.get('large-stream')).toEqual(isClosed ? ['ran', 'stream closed'] : ['ran']);
     });
   });
 });
