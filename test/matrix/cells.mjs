@@ -26,12 +26,15 @@ export const REDUCED_SPECS = [
   'test/integration/ambient-transaction',
   'test/integration/key-store',
   'test/integration/migrations/table',
+  'test/e2e/answers/documented-answers',
   'test/e2e/answers/refused-writes',
+  'test/e2e/fingerprints',
   'test/e2e/lease/steps.spec',
   'test/e2e/process',
   'test/e2e/query-cache',
   'test/e2e/replayed-headers/middleware',
   'test/e2e/subscribers',
+  'test/e2e/wire/problem',
   'test/e2e/wire/retry',
 ];
 

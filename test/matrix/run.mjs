@@ -7,6 +7,7 @@
  *   npm run test:matrix -- --cells 2,3      these, counted from 1
  *   npm run test:matrix -- --jobs 2         two cells at a time
  *   npm run test:matrix -- test/e2e/wire    these tests
+ *   npm run test:matrix -- --faults         the fault suite in both modes, in the place of tests
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -25,10 +26,22 @@ const MOST_JOBS = 2;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { reduced: { type: 'boolean' }, cells: { type: 'string' }, jobs: { type: 'string', default: '1' } },
+  options: {
+    reduced: { type: 'boolean' },
+    cells: { type: 'string' },
+    jobs: { type: 'string', default: '1' },
+    faults: { type: 'boolean' },
+  },
 });
 const jobs = Math.min(Math.max(1, Number(values.jobs) || 1), MOST_JOBS);
 const specs = positionals.length > 0 ? positionals : values.reduced ? REDUCED_SPECS : SUITES;
+const TESTS = [
+  '--experimental-vm-modules',
+  '--disable-warning=ExperimentalWarning',
+  'node_modules/jest/bin/jest.js',
+  ...specs,
+];
+const FAULTS = ['--import', '@swc-node/register/esm-register', 'test/faults/run.ts'];
 const chosen = choose();
 const logs = mkdtempSync(join(tmpdir(), 'nestjs-idempotency-matrix-logs-'));
 
@@ -61,13 +74,8 @@ async function runCell(cell) {
   say(`${name}: begins; its output is in ${log}`);
   try {
     const programs = await install(folder, cell, output);
-    const args = [
-      '--experimental-vm-modules',
-      '--disable-warning=ExperimentalWarning',
-      'node_modules/jest/bin/jest.js',
-    ];
     const environment = { PATH: `${programs}${delimiter}${process.env.PATH}`, CI: 'true' };
-    const code = await run(join(programs, 'node'), [...args, ...specs], folder, output, environment);
+    const code = await run(join(programs, 'node'), values.faults ? FAULTS : TESTS, folder, output, environment);
     return summary(log, code === 0, startedAt);
   } catch (error) {
     output.write(`${error.stack}\n`);
@@ -118,10 +126,10 @@ async function run(program, args, cwd, output, environment = {}) {
   return code;
 }
 
-/** What jest has said at its end, and what has failed. */
+/** What jest or the fault suite has said at its end, and what has failed. */
 function summary(log, passed, startedAt) {
   const text = readFileSync(log, 'utf8');
-  const tests = /^Tests:\s+(.*)$/m.exec(text)?.[1] ?? 'none has run';
+  const [tests = 'none has run'] = /(?<=^Tests:\s+)\S.*$/m.exec(text) ?? /^violations .*$/m.exec(text) ?? [];
   const seconds = Math.round((performance.now() - startedAt) / 1000);
   say(`${passed ? 'passed' : 'FAILED'} after ${seconds} s: ${tests}`);
   if (!passed) {
