@@ -5,7 +5,7 @@ import type { DataSource } from 'typeorm';
 import { IdempotencyOptionError } from './options-validation.js';
 import { adviceOnTransactional } from './postgres/ambient/transactional-decorator.js';
 import { dataSourceSchema } from './postgres/data-source-schema.js';
-import { adviceOnPlainTables } from './postgres/statements/citus-tables.js';
+import { adviceOnPlainTables, findingOnReplicas } from './postgres/statements/citus-tables.js';
 import { assertHoldsAnyText, assertUsable, findKeyTables, type KeyTables } from './postgres/statements/key-tables.js';
 import { KEYS_TABLE, tableName } from './postgres/table-name.js';
 import { type IdempotencyModuleOptions } from './protocol/options.js';
@@ -63,9 +63,11 @@ export async function findTables(
 }
 
 /** What is allowed, but seldom meant. */
-export async function adviceAtBoot(dataSource: DataSource, { citus }: KeyTables): Promise<string[]> {
+export async function adviceAtBoot(dataSource: DataSource, { citus, schema }: KeyTables): Promise<string[]> {
+  const replicas = citus && findingOnReplicas(citus, schema);
   const advice = [
     adviceOnTransactional(dataSource),
+    replicas && `${replicas.problem}. ${replicas.remedy}`,
     citus?.keysElsewhere === true && (await adviceOnPlainTables(dataSource, entityTablesOf(dataSource))),
   ];
   return advice.filter((each) => typeof each === 'string');

@@ -1,4 +1,4 @@
-import { type CitusTables, commitsApart } from '../postgres/statements/citus-tables.js';
+import { type CitusTables, commitsApart, findingOnReplicas } from '../postgres/statements/citus-tables.js';
 import type { IdleTransactions, KeyFacts, ServerFacts, TableFacts } from '../postgres/statements/diagnosis.js';
 import type { Pooler } from './pooler.js';
 import { uniqueIndexRemedy } from '../postgres/statements/row-identity.js';
@@ -136,8 +136,8 @@ export function findingsOnIdleTransactions(
 }
 
 export function findingsOnCitus(citus: CitusTables | undefined, schema: string): Finding[] {
-  const found = citus && commitsApart(citus, schema);
-  return found === undefined ? [] : [{ check: 'citus', ...found }];
+  const found = citus === undefined ? [] : [commitsApart(citus, schema), findingOnReplicas(citus, schema)];
+  return found.filter((each) => each !== undefined).map((each) => ({ check: 'citus', ...each }));
 }
 
 export function findingsOnTables(

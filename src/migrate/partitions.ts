@@ -67,7 +67,7 @@ export async function partitioning(
   lock: string,
   patience: LockPatience,
 ): Promise<string[]> {
-  await assertPartitionable(runner, schema);
+  const hasCitus = await assertPartitionable(runner, schema);
   const moves = TABLES.map((table) => new Move(table, schema, count));
   const rights = await Promise.all(moves.map((move) => move.rights(runner)));
   const watches = await Promise.all(moves.map((move) => move.watch(runner)));
@@ -75,6 +75,8 @@ export async function partitioning(
     'begin',
     lock,
     `set local lock_timeout = '${patience.lockTimeoutMs}ms'`,
+    // Citus would make the new tables its own, which it cannot while their partitions are made.
+    ...(hasCitus ? ['set local citus.use_citus_managed_tables = off'] : []),
     ...moves.flatMap((move, n) => [...move.create, ...rights[n]!, ...watches[n]!]),
     'commit',
     ...moves.flatMap((move) => [move.copy, `analyze ${move.next}`]),
@@ -91,7 +93,8 @@ export async function partitioning(
   ];
 }
 
-async function assertPartitionable(runner: MigrationRunner, schema: string): Promise<void> {
+/** @returns whether Citus is there, which does not have the tables */
+async function assertPartitionable(runner: MigrationRunner, schema: string): Promise<boolean> {
   const names = TABLES.map(({ name }) => tableName(name, schema));
   const children = (await runner.query(
     `select inhparent::regclass::text as parent from pg_inherits join pg_class c on c.oid = inhparent
@@ -119,6 +122,7 @@ async function assertPartitionable(runner: MigrationRunner, schema: string): Pro
   if (citus !== undefined && citus.plain.length < names.length) {
     throw new Error('the tables are those of Citus, which splits them by itself: see docs/scaling.md.');
   }
+  return citus !== undefined;
 }
 
 /** Requests queue up behind a lock that is waited for: they are let through in between, as by `migration:run`. */

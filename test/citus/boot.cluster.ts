@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { MANAGED_BY_DEFAULT, WORKERS } from '../support/citus.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
+import { queriesOn } from '../support/empty-database.js';
 import { createTestApp } from '../support/test-app.js';
 import { databaseOf, ORDERS, rowsOn, undistribute } from './shop.js';
 
@@ -43,6 +44,34 @@ describe('plain tables of keys on a cluster', () => {
 
   it('has workers at all', () => {
     expect(WORKERS.length).toBeGreaterThan(0);
+  });
+});
+
+describe('keys in reference tables', () => {
+  let database: TestDatabase;
+
+  beforeAll(async () => {
+    database = await createTestDatabase();
+    await undistribute(database.url);
+    await rowsOn(
+      database.url,
+      `select create_reference_table('idempotency_keys'); select create_reference_table('idempotency_steps')`,
+    );
+  });
+
+  afterAll(() => database.drop());
+
+  it('are warned of, until the remedy was run', async () => {
+    const warnings = async (): Promise<string[]> => {
+      const test = await createTestApp({ adapter: 'fastify', databaseUrl: database.url });
+      await test.close();
+      return test.logs;
+    };
+    const [warning] = await warnings();
+    expect(warning).toContain('as reference tables, which one request at a time can write to');
+    const [, remedy] = /coordinator: (begin; .* commit;)/.exec(warning!)!;
+    await queriesOn(database.url, remedy!.split(/(?<=;) /));
+    await expect(warnings()).resolves.toEqual([]);
   });
 });
 

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Pool } from 'pg';
 import type { LeaseRequest, LeaseResult } from '../../src/postgres/statements/lease-claim.js';
 import { LeaseStore } from '../../src/postgres/statements/lease-store.js';
-import { CITUS_KINDS } from '../support/citus.js';
+import { CITUS_KINDS, OTHER_CITUS_KINDS } from '../support/citus.js';
 import type { TestDatabase } from '../support/database.js';
 import { databaseOf } from './shop.js';
 
@@ -20,7 +20,7 @@ const requestFor = (key: string): LeaseRequest => ({
   resumes: true,
 });
 
-describe.each(CITUS_KINDS)('claims by lease in %s tables', (kind) => {
+describe.each([...CITUS_KINDS, ...OTHER_CITUS_KINDS])('claims by lease in %s tables', (kind) => {
   let database: TestDatabase;
   let pool: Pool;
   let store: LeaseStore;

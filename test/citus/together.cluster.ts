@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { IdempotencyService } from '../../src/index.js';
-import { CITUS_KINDS } from '../support/citus.js';
+import { CITUS_KINDS, OTHER_CITUS_KINDS } from '../support/citus.js';
 import type { TestDatabase } from '../support/database.js';
 import type { RawResponse } from '../support/raw-http.js';
 import { createTestApp, inTurn, type TestApp } from '../support/test-app.js';
@@ -12,7 +12,7 @@ import { crash, databaseOf, Order, ORDERS, rowsOn, ShopController, urlsOf } from
 const STORM = { keys: 40, duplicates: 6 };
 const KILLS = { rounds: 6, clients: 8, everyMs: 2_500 };
 
-describe.each(CITUS_KINDS)('keys in %s tables, beside orders on other nodes', (kind) => {
+describe.each([...CITUS_KINDS, ...OTHER_CITUS_KINDS])('keys in %s tables, beside orders on other nodes', (kind) => {
   let database: TestDatabase;
   let apps: TestApp[];
 

@@ -100,12 +100,26 @@ describe('the doctor', () => {
   });
 
   it('finds plain tables beside distributed ones of Citus', () => {
-    const citus = { plain: ['idempotency_keys', 'idempotency_steps'], keysElsewhere: false, elsewhere: 'orders' };
+    const citus = {
+      plain: ['idempotency_keys', 'idempotency_steps'],
+      keysElsewhere: false,
+      replicated: [],
+      elsewhere: 'orders',
+    };
     expect(findingsOnCitus(citus, 'public')).toMatchObject([
       { check: 'citus', remedy: expect.stringContaining('create_distributed_table') },
     ]);
     expect(findingsOnCitus({ ...citus, elsewhere: undefined }, 'public')).toEqual([]);
     expect(findingsOnCitus({ ...citus, plain: [] }, 'public')).toEqual([]);
+    expect(findingsOnCitus({ ...citus, plain: [], replicated: ['"public"."idempotency_keys"'] }, 'public')).toEqual([
+      {
+        check: 'citus',
+        problem: expect.stringContaining('has "public"."idempotency_keys" as a reference table, which one request'),
+        remedy: expect.stringContaining(
+          `begin; select undistribute_table('"public"."idempotency_keys"'); select create_distributed_table('"public"."idempotency_keys"', 'key', colocate_with => 'none'); commit;`,
+        ),
+      },
+    ]);
     expect(findingsOnCitus(undefined, 'public')).toEqual([]);
   });
 

@@ -7,6 +7,8 @@ export interface CitusTables {
   plain: string[];
   /** Whether the table of keys itself has rows on other nodes. */
   keysElsewhere: boolean;
+  /** Those of the library that are reference tables. */
+  replicated: string[];
   /** A table whose rows are on other nodes, for a message; there may be more. */
   elsewhere: string | undefined;
 }
@@ -22,16 +24,18 @@ export async function findCitusTables(db: Queryable, schema: string): Promise<Ci
   if (!citus!.there) {
     return undefined;
   }
-  const [found] = await rowsOf<{ plain: string[]; keysElsewhere: boolean; elsewhere: string | null }>(
+  const [found] = await rowsOf<Omit<CitusTables, 'elsewhere'> & { elsewhere: string | null }>(
     db,
     `select array(select name from unnest($1::text[]) name
                   where not exists (select from ${LIST} where logicalrelid = name::regclass)) as plain,
             exists (select from ${LIST} where logicalrelid = ($1::text[])[1]::regclass and ${IS_ELSEWHERE}) as "keysElsewhere",
+            array(select name from unnest($1::text[]) name
+                  where exists (select from ${LIST} where logicalrelid = name::regclass and repmodel = 't')) as replicated,
             (select min(logicalrelid::text) from ${LIST} where ${IS_ELSEWHERE}) as elsewhere`,
     [[KEYS_TABLE, STEPS_TABLE].map((name) => tableName(name, schema))],
   );
-  const { plain, keysElsewhere, elsewhere } = found!;
-  return { plain, keysElsewhere, elsewhere: elsewhere ?? undefined };
+  const { elsewhere, ...own } = found!;
+  return { ...own, elsewhere: elsewhere ?? undefined };
 }
 
 /**
@@ -80,16 +84,8 @@ export function commitsApart(
   if (plain.length === 0 || elsewhere === undefined) {
     return undefined;
   }
-  const call = (name: string, table: string, rest = ''): string =>
-    `select ${name}('${table.replaceAll("'", "''")}'${rest});`;
   const local = plain.map((table) => call('citus_add_local_table_to_metadata', table));
-  const distributed = plain.map((table) =>
-    call(
-      'create_distributed_table',
-      table,
-      `, '${table === tableName(KEYS_TABLE, schema) ? 'key' : 'execution_id'}', colocate_with => 'none'`,
-    ),
-  );
+  const distributed = plain.map((table) => distribute(table, schema));
   const remedies = [local.join(' '), distributed.join(' ')];
   // What a migration has added to keys that Citus has: steps go where these are.
   const remedy = plain.length === 2 ? `either ${remedies.join(' or ')}` : remedies[keysElsewhere ? 1 : 0]!;
@@ -99,6 +95,37 @@ export function commitsApart(
       `together: a crash can keep a handler's writes without its key`,
     remedy: `Run, on the coordinator, ${remedy} If no handler with @Idempotent() writes to such a table, say so by the option \`localWrites: true\`.`,
   };
+}
+
+/**
+ * Each write of a reference table goes to all nodes under one lock, which lasts to the COMMIT: requests of different keys
+ * take turns, and where they need both tables wait for each other in circles.
+ *
+ * @returns what is found, and what to run; nothing where none is one
+ */
+export function findingOnReplicas(
+  { replicated }: CitusTables,
+  schema: string,
+): { problem: string; remedy: string } | undefined {
+  if (replicated.length === 0) {
+    return undefined;
+  }
+  const calls = replicated.flatMap((table) => [call('undistribute_table', table), distribute(table, schema)]);
+  return {
+    problem:
+      `Citus has ${replicated.join(' and ')} as ${replicated.length === 1 ? 'a reference table' : 'reference tables'}, which ` +
+      `one request at a time can write to: many at once wait for each other in circles, and get 503 when Citus ends these`,
+    remedy: `Stop the application, and run on the coordinator: begin; ${calls.join(' ')} commit;`,
+  };
+}
+
+function distribute(table: string, schema: string): string {
+  const column = table === tableName(KEYS_TABLE, schema) ? 'key' : 'execution_id';
+  return call('create_distributed_table', table, `, '${column}', colocate_with => 'none'`);
+}
+
+function call(name: string, table: string, rest = ''): string {
+  return `select ${name}('${table.replaceAll("'", "''")}'${rest});`;
 }
 
 /**

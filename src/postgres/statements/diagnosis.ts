@@ -1,6 +1,7 @@
 import { type Queryable, rowsOf } from '../queryable.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
 import { hasUniqueIndex, ROW_IDENTITY } from './row-identity.js';
+import { SHARD_COUNTS } from './shard-counts.js';
 import { UNFINISHED_STATE } from './shared-statements.js';
 
 /** What a server and a session are like. */
@@ -169,14 +170,10 @@ export class Diagnosis {
   async bloatedShards(schema: string): Promise<TableFacts['bloated']> {
     return rowsOf<TableFacts['bloated'][number]>(
       this.db,
-      `select name as table, sum((counted ->> 0)::int8)::float8 as "deadRows", sum((counted ->> 1)::int8)::float8 as "liveRows"
-       from (select p.logicalrelid::regclass::text as name, s.result::json as counted
-             from pg_catalog.pg_dist_partition p,
-               run_command_on_shards(p.logicalrelid, 'select json_build_array(n_dead_tup, n_live_tup)
-                 from pg_stat_all_tables where relid = %L::regclass') s
-             where p.logicalrelid = any ($1::text[]::regclass[]) and s.success) shards
+      `with recursive ${SHARD_COUNTS}
+       select name::regclass::text as table, sum(dead) as "deadRows", sum(live) as "liveRows" from counted
        group by name
-       having sum((counted ->> 0)::int8) > greatest(${FEWEST_DEAD_ROWS}, sum((counted ->> 1)::int8))`,
+       having sum(dead) > greatest(${FEWEST_DEAD_ROWS}, sum(live))`,
       [[KEYS_TABLE, STEPS_TABLE].map((table) => tableName(table, schema))],
     );
   }

@@ -3,6 +3,7 @@ import { type Attention, type KeyIdentity, type UnfinishedState } from '../../pr
 import { type Queryable, rowsOf } from '../queryable.js';
 import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
 import { OBSERVED_SCOPE, observedScope } from './observed-keys.js';
+import { SHARD_COUNTS } from './shard-counts.js';
 import { epochMs, UNFINISHED_STATE } from './shared-statements.js';
 
 /** `observed`: met in observe mode, so that no request of another mode ever finds it. */
@@ -225,7 +226,7 @@ export class OperatorStore {
     const [row] = await rowsOf<Record<keyof KeyStatistics['disk'], number>>(
       this.db,
       this.isDistributed ? this.diskOfShards : this.diskHere,
-      [this.keys, this.steps],
+      [[this.keys, this.steps]],
     );
     const { keysBytes, indexesBytes, stepsBytes, deadRows } = row!;
     return { keysBytes, indexesBytes, stepsBytes, deadRows };
@@ -233,11 +234,11 @@ export class OperatorStore {
 
   private get diskHere(): string {
     return `with recursive family as (
-         select table_name, table_name::regclass::oid as relid from unnest(array[$1::text, $2::text]) as table_name
+         select table_name, table_name::regclass::oid as relid from unnest($1::text[]) as table_name
          union all
          select f.table_name, i.inhrelid from family f join pg_inherits i on i.inhparent = f.relid),
        sizes as (
-         select table_name = $1::text as of_keys, sum(pg_table_size(f.relid))::float8 as heap,
+         select table_name = ($1::text[])[1] as of_keys, sum(pg_table_size(f.relid))::float8 as heap,
            sum(pg_indexes_size(f.relid))::float8 as indexes, coalesce(sum(s.n_dead_tup), 0)::float8 as dead
          from family f left join pg_stat_all_tables s on s.relid = f.relid group by 1)
        select keys.heap as "keysBytes", keys.indexes as "indexesBytes", steps.heap + steps.indexes as "stepsBytes",
@@ -245,14 +246,15 @@ export class OperatorStore {
        from sizes keys, sizes steps where keys.of_keys and not steps.of_keys`;
   }
 
-  /** A table of Citus is empty itself, and all is in its shards. */
   private get diskOfShards(): string {
-    return `select citus_table_size(keys)::float8 as "keysBytes",
-         (citus_total_relation_size(keys) - citus_table_size(keys))::float8 as "indexesBytes",
-         citus_total_relation_size($2::text::regclass)::float8 as "stepsBytes",
-         (select coalesce(sum(result::float8), 0) from run_command_on_shards(keys,
-           $$select n_dead_tup from pg_stat_all_tables where relid = '%s'::regclass$$) where success) as "deadRows"
-       from (select $1::text::regclass as keys) tables`;
+    return `with recursive ${SHARD_COUNTS},
+       sizes as (
+         select name = ($1::text[])[1] as of_keys, sum(citus_table_size(oid))::float8 as heap,
+           sum(citus_total_relation_size(oid))::float8 as total
+         from family where oid in (select logicalrelid from pg_catalog.pg_dist_partition) group by 1)
+       select keys.heap as "keysBytes", keys.total - keys.heap as "indexesBytes", coalesce(steps.total, 0) as "stepsBytes",
+         (select coalesce(sum(dead), 0) from counted where name = ($1::text[])[1]) as "deadRows"
+       from sizes keys left join sizes steps on not steps.of_keys where keys.of_keys`;
   }
 }
 
