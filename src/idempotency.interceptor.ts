@@ -1,23 +1,19 @@
 import { AsyncResource } from 'node:async_hooks';
 import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor, Optional } from '@nestjs/common';
 import { Observable, type Subscriber, type TeardownLogic } from 'rxjs';
-import type { IdempotentRequest, RequestWithoutKey } from './protocol/request.js';
 import type { EventPublisher } from './requests/event-publisher.js';
 import { RunReport } from './requests/run-report.js';
 import { failpoint } from './util/failpoint.js';
-import type { ParsedKey } from './http/idempotency-key.js';
 import { HttpExchange } from './http/response/http-exchange.js';
 import { isCallOnClass } from './idempotency-class.interceptor.js';
-import { IdempotencyKeyMalformedException, IdempotencyKeyMissingException } from './protocol/exceptions.js';
-import type { HoldingMode, RouteOptions } from './protocol/options.js';
+import type { HoldingMode } from './protocol/options.js';
 import { IdempotencyRuntime } from './idempotency.runtime.js';
 import { ObservedReport } from './requests/observed-report.js';
 import { ObservedRun } from './requests/observed-run.js';
 import { COPY } from './two-copies.js';
 import { OWN_PACKAGE } from './util/installed.js';
-import { describeRequest, describeWithoutKey, hasForm, readKey, routeOf } from './request-reading.js';
+import { describeWithoutKey, readRequest, routeOf } from './request-reading.js';
 import { RequestRun } from './requests/request-run.js';
-import { resolveScope } from './http/scope.js';
 
 /**
  * The HTTP edge. `@Idempotent()` attaches it; there is no need to name it in `@UseInterceptors()`. A test that is about
@@ -46,17 +42,19 @@ export class IdempotencyInterceptor implements NestInterceptor {
       throw new Error(`@Idempotent() works on HTTP handlers, not in a context of type "${context.getType()}".`);
     }
     const runtime = this.assertModule(context);
-    const { routes, claims, keys, observer, settings, events, encryption, scopeLimits } = runtime;
-    const { problemBaseUrl } = settings;
+    const { routes, claims, keys, observer, expectedReplays, events, encryption, scopeLimits } = runtime;
+    const { problemBaseUrl, fingerprintSecret } = runtime.settings;
     const options = routes.ofContext(context);
     const exchange = HttpExchange.of(context);
+    const source = { context, raw: exchange.request, options, fingerprintSecret };
+    const withoutKey = () => describeWithoutKey(context, options);
     if (options.mode === 'observe') {
       const report = events.isHeard ? new ObservedReport(events, sourceOf(context, exchange)) : undefined;
       const around = { claims, keys, observer, options, route: routeOf(context), report };
       const observed = new ObservedRun(exchange, around, () => next.handle(), outer);
       void observed.begin({
-        read: () => this.describe(context, exchange, options),
-        withoutKey: () => describeWithoutKey(context, options),
+        read: () => readRequest(source),
+        withoutKey,
       });
       return () => observed.unsubscribed();
     }
@@ -67,7 +65,11 @@ export class IdempotencyInterceptor implements NestInterceptor {
     const traceContext = runtime.traceContext?.();
     const around = { claims, keys, options, problemBaseUrl, report, encryption, scopeLimits, context, traceContext };
     const run = new RequestRun(exchange, around, () => next.handle(), outer);
-    void run.begin(() => this.describe(context, exchange, options));
+    const echo = (key: string) => exchange.response.setHeader(options.header, key);
+    void run.begin(async () => {
+      const request = await readRequest({ ...source, echo });
+      return request === undefined ? withoutKey() : expectedReplays.meet(exchange.request, request);
+    });
     return () => run.unsubscribed();
   }
 
@@ -84,44 +86,6 @@ export class IdempotencyInterceptor implements NestInterceptor {
       );
     }
     return this.runtime;
-  }
-
-  /** What is asked for, and under which key. */
-  private async describe(
-    context: ExecutionContext,
-    exchange: HttpExchange,
-    options: RouteOptions,
-  ): Promise<IdempotentRequest | RequestWithoutKey> {
-    const key = this.acceptedKey(await readKey(context, exchange.request, options), exchange, options);
-    if (key === undefined) {
-      return describeWithoutKey(context, options);
-    }
-    const { expectedReplays, settings } = this.runtime!;
-    const scope = await resolveScope(context, options);
-    const request = await describeRequest(context, key, scope, options, settings.fingerprintSecret);
-    return expectedReplays.meet(exchange.request, request);
-  }
-
-  /** @throws what another key, or any, would have to be sent for */
-  private acceptedKey(parsed: ParsedKey, exchange: HttpExchange, options: RouteOptions): string | undefined {
-    if (parsed.kind === 'missing') {
-      if (options.required) {
-        throw new IdempotencyKeyMissingException(
-          options.key === undefined ? `the header ${options.header}` : 'the place this operation documents',
-        );
-      }
-      return undefined;
-    }
-    if (parsed.kind === 'malformed') {
-      throw new IdempotencyKeyMalformedException(parsed.reason);
-    }
-    if (options.key === undefined && options.mode !== 'observe') {
-      exchange.response.setHeader(options.header, parsed.raw);
-    }
-    if (!hasForm(parsed.key, options)) {
-      throw new IdempotencyKeyMalformedException('it does not have the form that this operation asks for');
-    }
-    return parsed.key;
   }
 }
 

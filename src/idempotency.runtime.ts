@@ -29,7 +29,7 @@ import { LeaseService } from './modes/lease/lease.service.js';
 import { LeaseStore } from './postgres/statements/lease-store.js';
 import { type Pulse, takePulse } from './postgres/statements/pulse.js';
 import { SearchPathWatch } from './postgres/search-path-watch.js';
-import { StatementRunner } from './postgres/statement-runner.js';
+import { StatementPreparation } from './postgres/statement-preparation.js';
 import { RouteOptionsRegistry } from './route-options.js';
 import { otherNestJs } from './two-copies.js';
 import { StoredKeys } from './postgres/statements/stored-keys.js';
@@ -92,12 +92,12 @@ export class IdempotencyRuntime implements OnModuleInit, OnApplicationShutdown {
     const { schema, searchPath } = tables;
     const onCitus = isDistributed(tables);
     const searchPaths = new SearchPathWatch(searchPath, (message) => IdempotencyRuntime.logger.warn(message));
-    const runner = new StatementRunner();
+    const preparation = new StatementPreparation();
     const transactions = new AmbientTransactions(dataSource);
-    const connections = new Connections(transactions, runner);
-    const store = new KeyStore(schema, runner, searchPaths, onCitus);
-    const leaseStore = new LeaseStore(schema, runner, searchPaths, onCitus);
-    const leases = new LeaseService(leaseStore, connections, runner, this.encryption);
+    const connections = new Connections(transactions, preparation);
+    const store = new KeyStore(schema, preparation, searchPaths, onCitus);
+    const leaseStore = new LeaseStore(schema, preparation, searchPaths, onCitus);
+    const leases = new LeaseService(leaseStore, connections, preparation, this.encryption);
     const claims = new Claims(store, connections, leases);
     const observer = new Observer(new ObservedKeys(schema), connections);
     this.parts = {

@@ -4,8 +4,7 @@ import { resolveScopeEarly } from './http/scope.js';
 import type { IdempotencyRuntime } from './idempotency.runtime.js';
 import { type Handler, isIdempotent } from './idempotent-handlers.js';
 import type { RouteOptions } from './protocol/options.js';
-import type { IdempotentRequest } from './protocol/request.js';
-import { describeRequest, hasForm, readKey } from './request-reading.js';
+import { readRequest } from './request-reading.js';
 
 /**
  * Whether a guard lets a replay pass: that of a response which is recorded for this caller, this key and this very request.
@@ -40,7 +39,7 @@ async function foresee(
   otherwise: () => Promise<void>,
 ): Promise<boolean> {
   const raw = rawRequestOf(context);
-  const request = await requestOf(context, raw, options, fingerprintSecret);
+  const request = await readRequest({ context, raw, options, fingerprintSecret }, resolveScopeEarly);
   const response = request && (await claims.replayOf(request));
   if (response === undefined) {
     return false;
@@ -51,20 +50,6 @@ async function foresee(
   }
   expectedReplays.note(raw, { request: request!, response, otherwise });
   return true;
-}
-
-async function requestOf(
-  context: ExecutionContext,
-  raw: IncomingMessage,
-  options: RouteOptions,
-  fingerprintSecret: string | undefined,
-): Promise<IdempotentRequest | undefined> {
-  const parsed = await readKey(context, raw, options);
-  if (parsed.kind !== 'key' || !hasForm(parsed.key, options)) {
-    return undefined;
-  }
-  const scope = await resolveScopeEarly(context, options);
-  return describeRequest(context, parsed.key, scope, options, fingerprintSecret);
 }
 
 /** Fastify wraps it, Express extends it. */

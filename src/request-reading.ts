@@ -2,11 +2,15 @@ import type { IncomingMessage } from 'node:http';
 import type { ExecutionContext } from '@nestjs/common';
 import { fingerprintOf, fingerprintRequest, keyedFingerprint } from './http/fingerprint.js';
 import { requestTarget } from './http/http-request.js';
-import { type ParsedKey, parseResolvedKey, readIdempotencyKey } from './http/idempotency-key.js';
+import { headerValue, parseIdempotencyKey, parseResolvedKey } from './http/idempotency-key.js';
 import { resolveScope } from './http/scope.js';
 import { UnreadBodyError } from './http/unread-body.error.js';
 import { FINGERPRINT_VERSION, KEYED_FINGERPRINT_VERSION } from './protocol/constants.js';
-import { IdempotencyUnsupportedMediaTypeException } from './protocol/exceptions.js';
+import {
+  IdempotencyKeyMalformedException,
+  IdempotencyKeyMissingException,
+  IdempotencyUnsupportedMediaTypeException,
+} from './protocol/exceptions.js';
 import type { RouteOptions } from './protocol/options.js';
 import type { IdempotentRequest, RequestWithoutKey } from './protocol/request.js';
 
@@ -17,38 +21,32 @@ export function routeOf(context: ExecutionContext): string {
   return `${context.getClass().name}.${context.getHandler().name}`;
 }
 
-/** @param request Node's own */
-export async function readKey(
-  context: ExecutionContext,
-  request: IncomingMessage,
-  { key, header }: RouteOptions,
-): Promise<ParsedKey> {
-  return key === undefined ? readIdempotencyKey(request, header) : parseResolvedKey(await key(context));
+/** Where what is asked of a request is come by. */
+export interface Source {
+  context: ExecutionContext;
+  /** Node's own. */
+  raw: IncomingMessage;
+  options: RouteOptions;
+  fingerprintSecret: string | undefined;
+  /** Takes the key as it was sent, for the client to see. */
+  echo?: ((raw: string) => void) | undefined;
 }
 
-const wholePatterns = new WeakMap<RegExp, RegExp>();
-
-/** Anchored rather than compared with the match: of `/a|ab/` the first alternative that matches would win. */
-export function hasForm(key: string, { keyPattern }: RouteOptions): boolean {
-  if (keyPattern === undefined) {
-    return true;
+/**
+ * What is asked for, and under which key; nothing where there is none.
+ *
+ * @throws what another key, or any, would have to be sent for
+ */
+export async function readRequest(
+  source: Source,
+  scopeOf: typeof resolveScope = resolveScope,
+): Promise<IdempotentRequest | undefined> {
+  const { context, options, fingerprintSecret } = source;
+  const key = await acceptedKey(source);
+  if (key === undefined) {
+    return undefined;
   }
-  let whole = wholePatterns.get(keyPattern);
-  if (whole === undefined) {
-    whole = new RegExp(`^(?:${keyPattern.source})$`, keyPattern.flags);
-    wholePatterns.set(keyPattern, whole);
-  }
-  return whole.test(key);
-}
-
-/** @param scope as {@link resolveScope} has it */
-export async function describeRequest(
-  context: ExecutionContext,
-  key: string,
-  scope: string,
-  options: RouteOptions,
-  fingerprintSecret: string | undefined,
-): Promise<IdempotentRequest> {
+  const scope = await scopeOf(context, options);
   const request = context.switchToHttp().getRequest<Target>();
   const plain =
     typeof options.fingerprint === 'function'
@@ -62,6 +60,45 @@ export async function describeRequest(
     path: requestTarget(request).path,
     options,
   };
+}
+
+async function acceptedKey({ context, raw, options, echo }: Source): Promise<string | undefined> {
+  const { key, header } = options;
+  const parsed =
+    key === undefined ? parseIdempotencyKey(headerValue(raw, header)) : parseResolvedKey(await key(context));
+  if (parsed.kind === 'missing') {
+    if (options.required) {
+      throw new IdempotencyKeyMissingException(
+        key === undefined ? `the header ${header}` : 'the place this operation documents',
+      );
+    }
+    return undefined;
+  }
+  if (parsed.kind === 'malformed') {
+    throw new IdempotencyKeyMalformedException(parsed.reason);
+  }
+  if (key === undefined) {
+    echo?.(parsed.raw);
+  }
+  if (!hasForm(parsed.key, options)) {
+    throw new IdempotencyKeyMalformedException('it does not have the form that this operation asks for');
+  }
+  return parsed.key;
+}
+
+const wholePatterns = new WeakMap<RegExp, RegExp>();
+
+/** Anchored rather than compared with the match: of `/a|ab/` the first alternative that matches would win. */
+function hasForm(key: string, { keyPattern }: RouteOptions): boolean {
+  if (keyPattern === undefined) {
+    return true;
+  }
+  let whole = wholePatterns.get(keyPattern);
+  if (whole === undefined) {
+    whole = new RegExp(`^(?:${keyPattern.source})$`, keyPattern.flags);
+    wholePatterns.set(keyPattern, whole);
+  }
+  return whole.test(key);
 }
 
 function fingerprintBy(

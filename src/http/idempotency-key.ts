@@ -34,27 +34,25 @@ const STARTS_WITH_QUOTE = /^[ \t]*"/;
 const BARE_KEY = /^[!-~](?:[ -~]*[!-~])?$/;
 
 /**
- * Reads the key from the header `headerName`.
+ * The value of the header `headerName`; a list where it was sent in several lines.
  *
  * Node joins repeated lines of a header with a comma, and the result would pass for a bare key of its own. So the lines
  * are counted on the wire; the value is taken from `headers`, where an earlier middleware may have put or changed it.
  */
-export function readIdempotencyKey(
+export function headerValue(
   request: Pick<IncomingMessage, 'headers' | 'rawHeaders'>,
   headerName: string,
-): ParsedKey {
+): string | readonly string[] | undefined {
   const name = headerName.toLowerCase();
   const sent = request.headers[name];
-  const value = Array.isArray(sent) && sent.length < 2 ? sent[0] : sent;
-  if (Array.isArray(value) || countLines(request.rawHeaders, name) > 1) {
-    return malformed('it was sent in several header lines');
+  if (countLines(request.rawHeaders, name) > 1) {
+    return [sent ?? []].flat();
   }
-
-  return value === undefined ? { kind: 'missing' } : parseIdempotencyKey(value);
+  return Array.isArray(sent) && sent.length < 2 ? sent[0] : sent;
 }
 
 /**
- * Parses one value.
+ * Parses what {@link headerValue} has found.
  *
  * - A value in double quotes is what the draft demands: an RFC 9651 String. Its parameters must be well-formed and are
  *   ignored. A list (`"a", "b"`) is not a String.
@@ -63,7 +61,13 @@ export function readIdempotencyKey(
  *
  * `"abc"` and `abc` are the same key.
  */
-export function parseIdempotencyKey(value: string): ParsedKey {
+export function parseIdempotencyKey(value: string | readonly string[] | undefined): ParsedKey {
+  if (value === undefined) {
+    return { kind: 'missing' };
+  }
+  if (typeof value !== 'string') {
+    return malformed('it was sent in several header lines');
+  }
   if (value === '') {
     return malformed('it is empty');
   }

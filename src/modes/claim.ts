@@ -1,7 +1,7 @@
 import type { EntityManager } from 'typeorm';
 import type { AfterCommitCallback } from '../util/after-commit.js';
 import type { StepTools } from '../protocol/step-call.js';
-import type { ClaimedRequest } from '../protocol/request.js';
+import type { IdempotentRequest } from '../protocol/request.js';
 import type { RecordableResponse } from '../protocol/response.js';
 
 /** What was recorded is kept until then. */
@@ -26,7 +26,10 @@ export interface ClaimEnd {
 
 /** The right to carry out one request. Ends by exactly one of record, rollBack or abort. */
 export interface Claim {
-  readonly request: ClaimedRequest;
+  readonly request: IdempotentRequest;
+
+  /** Names this attempt at it. */
+  readonly claimId: string;
 
   /** Aborted when the request is given up while its handler still runs. */
   readonly signal: AbortSignal;

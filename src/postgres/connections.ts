@@ -8,7 +8,7 @@ import { FencedOffError } from './statements/store-errors.js';
 import { keepsConnection } from './ambient/outer-transactions.js';
 import { cancelUntil } from './cancel-request.js';
 import { isDefiniteFailure } from './sqlstate.js';
-import type { StatementRunner } from './statement-runner.js';
+import type { StatementPreparation } from './statement-preparation.js';
 import { delay, within } from '../util/timing.js';
 
 /** Between two tries of a statement whose connection was lost: a database restarts in seconds. */
@@ -29,7 +29,7 @@ interface Answered<T> {
 export class Connections {
   constructor(
     readonly transactions: AmbientTransactions,
-    private readonly runner: StatementRunner,
+    private readonly preparation: StatementPreparation,
   ) {}
 
   /** Whether a question would have to wait for somebody else's connection. */
@@ -83,7 +83,7 @@ export class Connections {
         }
       } catch (error) {
         connection.destroy(error);
-        if (this.runner.shouldRunAgain(error)) {
+        if (this.preparation.shouldRunAgain(error)) {
           continue;
         }
         throw error;

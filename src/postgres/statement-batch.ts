@@ -205,8 +205,8 @@ function noteFailure(error: Error, failed: BoundStatement | undefined): void {
  */
 export function runBatch(
   client: PoolClient,
+  prepare: readonly Statement[] | undefined,
   batch: readonly BoundStatement[],
-  prepare?: readonly Statement[],
 ): Promise<StatementResult[]> {
   return new Promise((resolve, reject) => {
     client.query(

@@ -20,3 +20,8 @@ export const KEYS_TABLE = 'idempotency_keys';
 
 /** The table of finished steps (lease mode). */
 export const STEPS_TABLE = 'idempotency_steps';
+
+/** Both, as they go into SQL text. */
+export function tablesIn(schema?: string): { keys: string; steps: string } {
+  return { keys: tableName(KEYS_TABLE, schema), steps: tableName(STEPS_TABLE, schema) };
+}

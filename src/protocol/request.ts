@@ -3,29 +3,16 @@ import type { RecordableResponse, ReplayableResponse } from './response.js';
 import type { StepWatch } from './step-call.js';
 import type { KeyIdentity } from './stored-key.js';
 
-/** Everything of a record that is known before the handler runs. */
-export interface ClaimedRequest extends KeyIdentity {
-  /** Names this attempt. */
-  claimId: string;
+/** A request, as far as idempotency is concerned. */
+export interface IdempotentRequest extends KeyIdentity {
   fingerprint: Buffer;
   fingerprintVersion: number;
-  method: string;
-  path: string;
-  ttlMs: number;
-  /** `traceparent`, where requests are traced. */
-  traceContext?: string | undefined;
-}
-
-/** Not one object of all: to spread two together is slow in V8. */
-export interface NewRecord {
-  request: ClaimedRequest;
-  response: RecordableResponse;
-}
-
-/** A request, as far as idempotency is concerned. */
-export interface IdempotentRequest extends Omit<ClaimedRequest, 'claimId' | 'ttlMs'> {
   /** Where there is a `fingerprintSecret`: what becomes of a fingerprint by it. */
   keyed?: ((plain: Buffer) => Buffer) | undefined;
+  method: string;
+  path: string;
+  /** `traceparent`, where requests are traced. */
+  traceContext?: string | undefined;
   /** What its key was found to hold while it was on its way here. */
   found?: ReplayableResponse | undefined;
   /** Absent where nobody listens. */
@@ -44,6 +31,14 @@ export interface IdempotentRequest extends Omit<ClaimedRequest, 'claimId' | 'ttl
     | 'timeoutMs'
     | 'storeErrors'
   >;
+}
+
+/** Not one object of all: to spread several together is slow in V8. */
+export interface NewRecord {
+  request: IdempotentRequest;
+  /** Names the attempt. */
+  claimId: string;
+  response: RecordableResponse;
 }
 
 /** A request whose route does not require a key. */

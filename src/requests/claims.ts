@@ -42,11 +42,16 @@ export class Claims {
     }
     const name = nameOf(request);
     const { inFlight } = request.options;
+    const mode = request.options.mode as HoldingMode; // a route in observe mode claims nothing
     const deadline = performance.now() + (inFlight === 'reject' ? 0 : inFlight.waitMs);
     for (let pauseMs: number = IN_FLIGHT_POLL_MS.first; ; pauseMs = Math.min(pauseMs * 2, IN_FLIGHT_POLL_MS.longest)) {
       const running = this.running.get(name);
       const known = this.looks.at(name, running, request);
-      const outcome = (known && (await known)) ?? (await this.attempt(name, request));
+      let outcome = known && (await known);
+      if (outcome === undefined) {
+        outcome = await this.modes[mode].claim(request, () => this.running.start(name));
+        this.looks.met(name, outcome, mode);
+      }
       const leftMs = deadline - performance.now();
       if (outcome.kind !== 'in flight' || leftMs <= 0) {
         return outcome;
@@ -96,17 +101,6 @@ export class Claims {
   async idle(): Promise<void> {
     await this.running.idle();
     await this.leases.idle();
-  }
-
-  private async attempt(name: string, request: IdempotentRequest): Promise<Outcome> {
-    const mode = request.options.mode as HoldingMode; // a route in observe mode claims nothing
-    const outcome = await this.modes[mode].claim(request, () => this.running.start(name));
-    if (outcome.kind === 'completed') {
-      this.looks.saw(name, 'recorded');
-    } else if (outcome.kind === 'in flight' && mode === 'transaction') {
-      this.looks.saw(name, 'in flight');
-    }
-    return outcome;
   }
 }
 

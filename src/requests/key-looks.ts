@@ -3,6 +3,7 @@ import type { TransactionClaims } from '../modes/transaction/transaction-claims.
 import type { Connections } from '../postgres/connections.js';
 import type { KeyStore, PeekResult } from '../postgres/statements/key-store.js';
 import { IN_FLIGHT_LOOK_MS, RECENT_KEYS } from '../protocol/constants.js';
+import type { HoldingMode } from '../protocol/options.js';
 import type { IdempotentRequest } from '../protocol/request.js';
 import { RecentKeys, type Sighting } from '../util/recent-keys.js';
 import { SharedQuestions } from '../util/shared-question.js';
@@ -28,6 +29,15 @@ export class KeyLooks {
   /** A hint which way to look first, the next time that the key is asked for. */
   saw(name: string, sighting: Sighting): void {
     this.recent.set(name, sighting);
+  }
+
+  /** What a claim has met. In lease mode the next claim is itself no more than a look. */
+  met(name: string, { kind }: Outcome, mode: HoldingMode): void {
+    if (kind === 'completed') {
+      this.saw(name, 'recorded');
+    } else if (kind === 'in flight' && mode === 'transaction') {
+      this.saw(name, 'in flight');
+    }
   }
 
   /**

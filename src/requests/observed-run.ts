@@ -24,9 +24,9 @@ interface Surroundings {
 
 /** How the request is read. */
 interface Description {
-  /** With its key. @throws what another mode would answer */
-  read(): Promise<IdempotentRequest | RequestWithoutKey>;
-  /** For a request that another mode would refuse. */
+  /** Nothing where it has no key. @throws what another mode would answer */
+  read(): Promise<IdempotentRequest | undefined>;
+  /** For one without a key, and one that another mode would refuse. */
   withoutKey(): Promise<RequestWithoutKey>;
 }
 
@@ -84,7 +84,7 @@ export class ObservedRun {
   private async describe({ read, withoutKey }: Description): Promise<IdempotentRequest | RequestWithoutKey> {
     try {
       this.exchange.assertHoldable();
-      return await read();
+      return (await read()) ?? (await withoutKey());
     } catch (error) {
       this.around.observer.tellRefused(this.around.route, error, this.around.report);
       return withoutKey();

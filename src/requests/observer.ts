@@ -92,12 +92,12 @@ export class Observer {
   }
 
   private async compare(observation: Observation): Promise<void> {
-    const { request, options, response, isOutcome, startedAt, endedAt, report } = observation;
+    const { request, response, isOutcome, startedAt, endedAt, report } = observation;
     const ranMs = performance.now() - startedAt; // before the question: its way must not count
     let found = await this.keys.find(this.connections, request);
     if (found === undefined && isOutcome) {
       const endedMsAgo = performance.now() - endedAt;
-      const added = await this.keys.add(this.connections, { ...request, ttlMs: options.ttlMs, response, endedMsAgo });
+      const added = await this.keys.add(this.connections, { request, response, endedMsAgo });
       found = added ? undefined : await this.keys.find(this.connections, request);
     }
     if (found !== undefined) {

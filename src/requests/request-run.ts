@@ -399,7 +399,7 @@ export class RequestRun implements ExchangeRun {
     this.on('to record');
     this.exchange.assertSendable();
     const headers = this.exchange.changedHeaders(options.replayHeaders);
-    const sealed = await sealedResponse({ status, headers, body, bodyBytes }, this.claim.request, this.around);
+    const sealed = await sealedResponse({ status, headers, body, bodyBytes }, this.claim, this.around);
     const result = await this.claim.record(sealed);
     if (result.kind === 'recorded') {
       await this.answerRecorded(result);

@@ -1,3 +1,4 @@
+import type { Claim } from '../modes/claim.js';
 import { IdempotencyReplayForbiddenException } from '../protocol/exceptions.js';
 import type { RecordableResponse, ReplayableResponse } from '../protocol/response.js';
 import type { KeyIdentity } from '../protocol/stored-key.js';
@@ -7,7 +8,7 @@ import type { RunSurroundings } from './run-surroundings.js';
 /** What is stored of a response: less than it was where the route says so, encrypted where the module does. */
 export async function sealedResponse(
   response: RecordableResponse,
-  { scope, key, claimId }: KeyIdentity & { claimId: string },
+  { request: { scope, key }, claimId }: Claim,
   { options, encryption }: Pick<RunSurroundings, 'options' | 'encryption'>,
 ): Promise<RecordableResponse> {
   return encryption.sealResponse(await keptOf(response, options), [scope, key, claimId]);

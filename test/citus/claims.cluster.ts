@@ -1,24 +1,13 @@
-import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Pool } from 'pg';
-import type { LeaseRequest, LeaseResult } from '../../src/postgres/statements/lease-claim.js';
+import type { LeaseResult } from '../../src/postgres/statements/lease-claim.js';
 import { LeaseStore } from '../../src/postgres/statements/lease-store.js';
+import { storedAs, type TestAttempt, testAttempt } from '../support/attempts.js';
 import { CITUS_KINDS, OTHER_CITUS_KINDS } from '../support/citus.js';
 import type { TestDatabase } from '../support/database.js';
 import { databaseOf } from './shop.js';
 
-const requestFor = (key: string): LeaseRequest => ({
-  scope: '',
-  key,
-  claimId: randomUUID(),
-  fingerprint: Buffer.alloc(32, 7),
-  fingerprintVersion: 1,
-  method: 'POST',
-  path: '/charges',
-  leaseMs: 30_000,
-  ttlMs: 60_000,
-  resumes: true,
-});
+const requestFor = (key: string): TestAttempt => testAttempt(key);
 
 describe.each([...CITUS_KINDS, ...OTHER_CITUS_KINDS])('claims by lease in %s tables', (kind) => {
   let database: TestDatabase;
@@ -36,16 +25,16 @@ describe.each([...CITUS_KINDS, ...OTHER_CITUS_KINDS])('claims by lease in %s tab
     await database.drop();
   });
 
-  async function claim(request: LeaseRequest): Promise<LeaseResult> {
+  async function claim(request: TestAttempt): Promise<LeaseResult> {
     const client = await pool.connect();
     try {
-      return await store.claim(client, request);
+      return await store.claim(client, storedAs(request));
     } finally {
       client.release();
     }
   }
 
-  async function addStep(holder: LeaseRequest, name: string): Promise<void> {
+  async function addStep(holder: TestAttempt, name: string): Promise<void> {
     const client = await pool.connect();
     try {
       await store.addStep(client, { ...holder, name, position: 1, attempt: 1, outcome: '{"returned":1}' });

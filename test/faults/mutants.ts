@@ -96,7 +96,7 @@ export const MUTANTS: readonly Mutant[] = [
         { statement: insert, values: insertValues(record, settings.marker) },`,
         to: `{ statement: commit },
       ]);
-      results = await this.run(client, [
+      results = await runBatch(client, this.prepared, [
         { statement: this.statements.begin.default },
         { statement: insert, values: insertValues(record, settings.marker) },`,
       },
@@ -221,7 +221,7 @@ export const MUTANTS: readonly Mutant[] = [
       {
         file: KEY_STORE,
         from: 'throw this.explain(error);',
-        to: 'results = await this.run(client, [{ statement: commit }]);',
+        to: 'results = await runBatch(client, this.prepared, [{ statement: commit }]);',
       },
       { file: KEY_STORE, from: "if (tag !== 'COMMIT') {", to: 'if (tag === undefined) {' },
     ],

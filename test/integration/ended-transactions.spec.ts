@@ -1,9 +1,9 @@
-import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
 import { KeyStore } from '../../src/postgres/statements/key-store.js';
 import { TransactionEndedByHandlerError } from '../../src/postgres/statements/store-errors.js';
 import { LeaseStore } from '../../src/postgres/statements/lease-store.js';
+import { storedAs, testAttempt } from '../support/attempts.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 
 /** Whatever ends the transaction that was begun, and whatever is begun behind it: what is recorded is in no other. */
@@ -34,30 +34,21 @@ describe('a transaction that was ended from inside', () => {
     await database.drop();
   });
 
-  const newRequest = () => ({
-    scope: '',
-    key: 'k',
-    claimId: randomUUID(),
-    fingerprint: Buffer.alloc(32),
-    fingerprintVersion: 1,
-    method: 'POST',
-    path: '/',
-    ttlMs: 60_000,
-  });
+  const newRequest = () => testAttempt('k');
 
   const RESPONSE = { status: 201, headers: [], body: Buffer.from('done'), bodyBytes: 4 };
 
   async function recordAfter(sql: string): Promise<unknown> {
     const request = newRequest();
-    await store.claim(client, { ...request, transactionTimeoutMs: 60_000, isolation: undefined, savepoint: false });
+    await store.claim(client, storedAs(request));
     await client.query(`insert into effects values ('done')`);
     await client.query(sql);
-    return store.record(client, { request, response: RESPONSE }, false);
+    return store.record(client, { ...storedAs(request), response: RESPONSE }, false);
   }
 
   async function commitStepAfter(sql: string): Promise<unknown> {
     const request = newRequest();
-    await leases.claim(client, { ...request, leaseMs: 60_000, resumes: true });
+    await leases.claim(client, storedAs(request));
     await leases.begin(client, request, 'READ COMMITTED', 60_000);
     await client.query(`insert into effects values ('done')`);
     await client.query(sql);

@@ -6,8 +6,9 @@ import { KeyStore } from '../../src/postgres/statements/key-store.js';
 import { StoredKeys } from '../../src/postgres/statements/stored-keys.js';
 import { FencedOffError } from '../../src/postgres/statements/store-errors.js';
 import type { Holder, NewStep } from '../../src/postgres/statements/lease-statements.js';
-import type { LeaseRequest, LeaseResult } from '../../src/postgres/statements/lease-claim.js';
+import type { LeaseResult } from '../../src/postgres/statements/lease-claim.js';
 import { LeaseStore } from '../../src/postgres/statements/lease-store.js';
+import { storedAs, type TestAttempt, testAttempt } from '../support/attempts.js';
 import { CountingProxy } from '../support/counting-proxy.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { waitFor } from '../support/wait-for.js';
@@ -47,24 +48,11 @@ async function session(from = pool): Promise<PoolClient> {
   return client;
 }
 
-function requestFor(key: string, overrides: Partial<LeaseRequest> = {}): LeaseRequest {
-  return {
-    scope: '',
-    key,
-    claimId: randomUUID(),
-    fingerprint: Buffer.alloc(32, 7),
-    fingerprintVersion: 1,
-    method: 'POST',
-    path: '/charges',
-    leaseMs: LEASE_MS,
-    ttlMs: TTL_MS,
-    resumes: true,
-    ...overrides,
-  };
-}
+const requestFor = (key: string, overrides: Partial<TestAttempt> = {}): TestAttempt =>
+  testAttempt(key, { leaseMs: LEASE_MS, ttlMs: TTL_MS, ...overrides });
 
 const recordFor = (holder: Holder) => ({
-  request: { ...requestFor(holder.key), ...holder },
+  ...storedAs(requestFor(holder.key, holder)),
   response: { status: 201, headers: [], body: Buffer.from('done'), bodyBytes: 4 },
 });
 
@@ -76,9 +64,9 @@ const stepFor = (holder: Holder, name: string, position = 1): NewStep => ({
   outcome: '{"returned":1}',
 });
 
-const claim = async (request: LeaseRequest): Promise<LeaseResult> => store.claim(await session(), request);
+const claim = async (request: TestAttempt): Promise<LeaseResult> => store.claim(await session(), storedAs(request));
 
-async function claimed(key: string, overrides?: Partial<LeaseRequest>): Promise<LeaseRequest> {
+async function claimed(key: string, overrides?: Partial<TestAttempt>): Promise<TestAttempt> {
   const request = requestFor(key, overrides);
   expect((await claim(request)).kind).toBe('claimed');
   return request;
@@ -124,7 +112,9 @@ describe('a claim', () => {
   it('of twenty at once is given to one, in 50 rounds', async () => {
     const clients = await Promise.all(Array.from({ length: 20 }, () => session()));
     for (let round = 0; round < 50; round++) {
-      const results = await Promise.all(clients.map((client) => store.claim(client, requestFor(`k${round}`))));
+      const results = await Promise.all(
+        clients.map((client) => store.claim(client, storedAs(requestFor(`k${round}`)))),
+      );
       expect(results.filter(({ kind }) => kind === 'claimed')).toHaveLength(1);
     }
   });
@@ -134,7 +124,7 @@ describe('a claim', () => {
     await claimed('k');
     for (let attempt = 2; attempt <= 51; attempt++) {
       await expireLease();
-      const results = await Promise.all(clients.map((client) => store.claim(client, requestFor('k'))));
+      const results = await Promise.all(clients.map((client) => store.claim(client, storedAs(requestFor('k')))));
       expect(results.filter(({ kind }) => kind === 'claimed')).toMatchObject([{ kind: 'claimed', attempt, steps: [] }]);
     }
   });
@@ -175,12 +165,12 @@ describe('a claim', () => {
   it('respects a request in transaction mode, which has no row yet', async () => {
     const keys = new KeyStore();
     const client = await session();
-    const running = { scope: '', key: 'k', claimId: randomUUID(), transactionTimeoutMs: 60_000 };
-    await keys.claim(client, { ...running, isolation: undefined, savepoint: false });
+    const running = storedAs(requestFor('k'));
+    await keys.claim(client, running);
     expect(await claim(requestFor('k'))).toEqual({ kind: 'in flight' });
     await keys.rollback(client);
     await claimed('k');
-    expect(await keys.claim(client, { ...running, isolation: undefined, savepoint: false })).toMatchObject({
+    expect(await keys.claim(client, running)).toMatchObject({
       kind: 'unfinished',
     });
   });
@@ -199,7 +189,7 @@ describe('a claim', () => {
 });
 
 describe('a holder that was replaced', () => {
-  let former: LeaseRequest;
+  let former: TestAttempt;
 
   beforeEach(async () => {
     former = await claimed('k');
@@ -252,7 +242,7 @@ describe('a step', () => {
     await waits(client, 'advisory');
     const hasExpired = 'select from idempotency_keys where lease_expires_at <= clock_timestamp()';
     await waitFor(async () => (await query(hasExpired)).length > 0, { what: 'the lease to expire' });
-    const takeover = store.claim(taker, requestFor('k'));
+    const takeover = store.claim(taker, storedAs(requestFor('k')));
     await waits(taker, 'transactionid');
     await gate.query('select pg_advisory_unlock(42)');
     await added;
@@ -297,7 +287,7 @@ describe('a step', () => {
     await renewing.query(`update idempotency_keys set expires_at = clock_timestamp() + interval '1 hour',
       lease_expires_at = clock_timestamp() + interval '1 minute'`);
     const other = await session();
-    const claiming = store.claim(other, requestFor('k'));
+    const claiming = store.claim(other, storedAs(requestFor('k')));
     await waits(other, 'transactionid');
     await renewing.query('commit');
     expect(await claiming).not.toMatchObject({ kind: 'claimed' });
@@ -312,13 +302,13 @@ describe('on the wire', () => {
     const client = await session(proxy.pool);
     for (const key of ['first', 'prepared by now']) {
       const holder = requestFor(key);
-      expect(await proxy.count(() => store.claim(client, holder))).toBe(1);
+      expect(await proxy.count(() => store.claim(client, storedAs(holder)))).toBe(1);
       expect(await proxy.count(() => store.addStep(client, stepFor(holder, 'a')))).toBe(1);
       expect(await proxy.count(() => store.renew(client, holder, LEASE_MS, TTL_MS, 1_000))).toBe(1);
       expect(await proxy.count(() => store.begin(client, holder, 'READ COMMITTED', 60_000))).toBe(1);
       expect(await proxy.count(() => store.commitStep(client, stepFor(holder, 'b', 2)))).toBe(1);
       expect(await proxy.count(() => store.record(client, recordFor(holder)))).toBe(1);
-      expect(await proxy.count(() => store.claim(client, requestFor(key)))).toBe(1);
+      expect(await proxy.count(() => store.claim(client, storedAs(requestFor(key))))).toBe(1);
     }
   });
 });

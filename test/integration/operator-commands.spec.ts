@@ -9,6 +9,7 @@ import { Diagnosis } from '../../src/postgres/statements/diagnosis.js';
 import { ObservedKeys } from '../../src/postgres/statements/observed-keys.js';
 import type { KeyStatistics } from '../../src/postgres/statements/operator-store.js';
 import { type CliResult, runCliHere } from '../support/cli.js';
+import { storedAs, testAttempt } from '../support/attempts.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { createEmptyDatabase, queryOn } from '../support/empty-database.js';
 import { turnTablesInto } from '../support/table-kinds.js';
@@ -196,15 +197,9 @@ describe('keys of observe mode', () => {
     const database = await createTestDatabase();
     const dataSource = await new DataSource({ type: 'postgres', url: database.url }).initialize();
     await queryOn(database.url, FIXTURE, [RESPONSE_BODY]);
-    const request = {
-      fingerprint: Buffer.alloc(32),
-      fingerprintVersion: 1,
-      method: 'POST',
-      path: '/seen',
-      ttlMs: 60_000,
-    };
+    const { request } = storedAs(testAttempt('seen', { scope: 'ada', path: '/seen' }));
     const response = { status: 201, bodyBytes: 1, sha256: '0'.repeat(64) };
-    const seen = { ...request, scope: 'ada', key: 'seen', response, endedMsAgo: 0 };
+    const seen = { request, response, endedMsAgo: 0 };
     expect(await new ObservedKeys(undefined).add(dataSource, seen)).toBe(true);
     await dataSource.destroy();
     const ask = async (...args: string[]) =>

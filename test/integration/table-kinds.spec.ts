@@ -14,6 +14,7 @@ import { LeaseStore } from '../../src/postgres/statements/lease-store.js';
 import type { NewStep } from '../../src/postgres/statements/lease-statements.js';
 import type { Queryable } from '../../src/postgres/queryable.js';
 import { KEYS_TABLE, STEPS_TABLE } from '../../src/postgres/table-name.js';
+import { storedAs, type TestAttempt, testAttempt } from '../support/attempts.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { childOf, TABLE_KINDS, turnTablesInto } from '../support/table-kinds.js';
 
@@ -105,21 +106,10 @@ describe.each(TABLE_KINDS)('the statements on %s', (kind) => {
     },
   );
 
-  const identity = (): { scope: string; key: string; claimId: string } => ({
-    scope: '',
-    key: `${SECRET} ${randomUUID()}`,
-    claimId: randomUUID(),
-  });
+  const identity = (): TestAttempt => testAttempt(`${SECRET} ${randomUUID()}`);
 
-  const responseOf = (request: ReturnType<typeof identity>) => ({
-    request: {
-      ...request,
-      fingerprint: Buffer.alloc(32),
-      fingerprintVersion: 1,
-      method: 'POST',
-      path: '/',
-      ttlMs: 60_000,
-    },
+  const responseOf = (attempt: TestAttempt) => ({
+    ...storedAs(attempt),
     response: { status: 201, headers: [], body: Buffer.from(SECRET), bodyBytes: SECRET.length },
   });
 
@@ -140,7 +130,7 @@ describe.each(TABLE_KINDS)('the statements on %s', (kind) => {
   it('know a key that another request has recorded first, and tell nothing of either', async () => {
     const request = identity();
     const error = await failureOf(async (session) => {
-      await store.claim(session, { ...request, transactionTimeoutMs: 60_000, isolation: undefined, savepoint: false });
+      await store.claim(session, storedAs(request));
       await client.query(
         `insert into ${KEYS_TABLE} (scope, key, fingerprint, fingerprint_version, method, path, claim_id,
            response_status, response_headers, response_body, response_bytes, created_at, expires_at)
@@ -154,7 +144,7 @@ describe.each(TABLE_KINDS)('the statements on %s', (kind) => {
     expect(inspect(error, { depth: 9 })).not.toContain(Buffer.from(SECRET).toString('hex'));
   });
 
-  const stepOf = (request: ReturnType<typeof identity>): NewStep => ({
+  const stepOf = (request: TestAttempt): NewStep => ({
     ...request,
     name: 'charge',
     position: 1,
@@ -181,12 +171,10 @@ describe.each(TABLE_KINDS)('the statements on %s', (kind) => {
     await client.query(`alter table ${KEYS_TABLE} add constraint full_disk check (response_status is null) not valid`);
     try {
       const recorded = await failureOf(async (session) => {
-        const claim = { ...request, transactionTimeoutMs: 60_000, isolation: undefined, savepoint: false };
-        await store.claim(session, claim);
+        await store.claim(session, storedAs(request));
         await store.record(session, responseOf(request), false);
       });
-      const lease = { ...responseOf(held).request, leaseMs: 60_000, resumes: true };
-      expect((await leases.claim(client, lease)).kind).toBe('claimed');
+      expect((await leases.claim(client, storedAs(held))).kind).toBe('claimed');
       const leaseRecorded = await failureOf((session) => leases.record(session, responseOf(held)));
       await client.query(`update ${KEYS_TABLE} set lease_expires_at = null where key = $1`, [held.key]);
       const body = Buffer.from(SECRET);

@@ -3,7 +3,7 @@ import type { Connections } from '../../postgres/connections.js';
 import { POOL_WAIT_MS } from '../../protocol/constants.js';
 import { Lane } from '../../util/lane.js';
 import { LoneSession } from '../../postgres/lone-session.js';
-import type { StatementRunner } from '../../postgres/statement-runner.js';
+import type { StatementPreparation } from '../../postgres/statement-preparation.js';
 
 /**
  * A connection of lease mode's own, opened with the first lease and kept: what a handler holds, and what its steps have
@@ -16,7 +16,7 @@ export class LeaseLine {
 
   constructor(
     readonly connections: Connections,
-    private readonly runner: StatementRunner,
+    private readonly preparation: StatementPreparation,
   ) {}
 
   /** Opens it ahead of its use. */
@@ -61,7 +61,7 @@ export class LeaseLine {
       return await question(session.client);
     } catch (error) {
       this.hangUp();
-      if (this.runner.shouldRunAgain(error)) {
+      if (this.preparation.shouldRunAgain(error)) {
         return await this.connections.run(question);
       }
       throw error;

@@ -14,7 +14,7 @@ import type { LeaseResult } from '../../postgres/statements/lease-claim.js';
 import type { LeaseStore } from '../../postgres/statements/lease-store.js';
 import { isDefiniteFailure, SQLSTATE, sqlStateOf } from '../../postgres/sqlstate.js';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
-import type { StatementRunner } from '../../postgres/statement-runner.js';
+import type { StatementPreparation } from '../../postgres/statement-preparation.js';
 import { within } from '../../util/timing.js';
 import { DurableSteps, type StepRules } from './durable-steps.js';
 import { KeylessHold } from './keyless-hold.js';
@@ -34,10 +34,10 @@ export class LeaseService implements Mode {
   constructor(
     private readonly store: LeaseStore,
     private readonly connections: Connections,
-    runner: StatementRunner,
+    preparation: StatementPreparation,
     private readonly encryption: Encryption,
   ) {
-    this.line = new LeaseLine(connections, runner);
+    this.line = new LeaseLine(connections, preparation);
   }
 
   /** Waits for steps that outlive their requests, for as long as a shutdown may take. */
@@ -52,37 +52,25 @@ export class LeaseService implements Mode {
   }
 
   async claim(request: IdempotentRequest, started: () => ClaimEnd): Promise<Outcome> {
-    const { options, onStep, keyed: _keyed, found: _found, ...identified } = request;
-    const { leaseMs, ttlMs, onInterrupted } = options;
-    const claimed = { ...identified, claimId: randomUUID(), ttlMs };
+    const { scope, key, options } = request;
+    const holder = { scope, key, claimId: randomUUID() };
     const claimedAt = now();
-    const result = await this.send({ ...claimed, leaseMs, resumes: onInterrupted === 'resume' });
+    const result = await this.send(request, holder.claimId);
     if (result.kind !== 'claimed') {
       return result.kind === 'in flight' ? result : meaningOf(result, request);
     }
     failpoint('lease: claimed');
-    const { scope, key, claimId } = claimed;
-    const finished = await this.openSteps(claimed, result.steps);
+    const finished = await this.openSteps(holder, options.ttlMs, result.steps);
     this.line.open();
-    const hold = new LeaseHold({ scope, key, claimId }, options, this.store, this.line, this.encryption, claimedAt);
+    const hold = new LeaseHold(holder, options, this.store, this.line, this.encryption, claimedAt);
     const route = `${request.method} ${request.path}`;
     // Said by name also where it is the server's own: a step has to know beforehand.
     const isolation = options.isolation ?? this.connections.transactions.defaultIsolation ?? result.defaultIsolation;
     const rules = { ...options, isolation };
-    const steps = new DurableSteps(finished, result.attempt, hold, this.store, rules, route, onStep);
+    const steps = new DurableSteps(finished, result.attempt, hold, this.store, rules, route, request.onStep);
     return {
       kind: 'claimed',
-      claim: new LeasedClaim(
-        { ...claimed, executionId: result.executionId },
-        result.attempt,
-        result.tookOver === true,
-        hold,
-        steps,
-        onInterrupted,
-        this.store,
-        started(),
-        (left) => this.leave(left),
-      ),
+      claim: new LeasedClaim(request, result, hold, steps, this.store, started(), (left) => this.leave(left)),
     };
   }
 
@@ -92,11 +80,11 @@ export class LeaseService implements Mode {
   }
 
   /** What cannot be read is left for an instance that can, at once. */
-  private async openSteps(claimed: Holder & { ttlMs: number }, steps: FinishedStep[]): Promise<FinishedStep[]> {
+  private async openSteps(holder: Holder, ttlMs: number, steps: FinishedStep[]): Promise<FinishedStep[]> {
     try {
-      return openSteps(this.encryption, claimed, steps);
+      return openSteps(this.encryption, holder, steps);
     } catch (error) {
-      await this.connections.run((client) => this.store.release(client, claimed, claimed.ttlMs)).catch(() => undefined); // then the lease runs out by itself
+      await this.connections.run((client) => this.store.release(client, holder, ttlMs)).catch(() => undefined); // then the lease runs out by itself
       throw error;
     }
   }
@@ -107,8 +95,9 @@ export class LeaseService implements Mode {
   }
 
   /** A second time when the first was lost on its way: the lease may be taken already, by this very request. */
-  private async send(request: Parameters<LeaseStore['claim']>[1]): Promise<LeaseResult> {
-    const ask = (): Promise<LeaseResult> => this.connections.run((client) => this.store.claim(client, request));
+  private async send(request: IdempotentRequest, claimId: string): Promise<LeaseResult> {
+    const attempt = { request, claimId };
+    const ask = (): Promise<LeaseResult> => this.connections.run((client) => this.store.claim(client, attempt));
     return ask()
       .catch((error: unknown) => {
         if (

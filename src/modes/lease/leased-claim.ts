@@ -7,9 +7,9 @@ import { deferred } from '../../util/deferred.js';
 import { failpoint } from '../../util/failpoint.js';
 import { HANDLER_END_PATIENCE_MS, RELEASE_PATIENCE_MS, STORE_PATIENCE_MS } from '../../protocol/constants.js';
 import { IdempotencyStepsChangedException, IdempotencyStoreUnavailableException } from '../../protocol/exceptions.js';
-import type { InterruptionPolicy } from '../../protocol/options.js';
-import type { ClaimedRequest } from '../../protocol/request.js';
+import type { IdempotentRequest } from '../../protocol/request.js';
 import type { RecordableResponse } from '../../protocol/response.js';
+import type { GrantedLease } from '../../postgres/statements/lease-claim.js';
 import type { Holder } from '../../postgres/statements/lease-statements.js';
 import { FencedOffError } from '../../postgres/statements/store-errors.js';
 import type { LeaseStore } from '../../postgres/statements/lease-store.js';
@@ -57,12 +57,10 @@ export class LeasedClaim implements Claim {
   private readonly aborted = deferred<never>();
 
   constructor(
-    readonly request: ClaimedRequest & { executionId?: string | undefined },
-    readonly attempt: number,
-    readonly tookOver: boolean,
+    readonly request: IdempotentRequest,
+    private readonly lease: GrantedLease,
     private readonly hold: LeaseHold,
     readonly tools: DurableSteps,
-    private readonly onInterrupted: InterruptionPolicy,
     private readonly store: LeaseStore,
     private readonly ending: ClaimEnd,
     /** Told of what still runs when the request is given up. */
@@ -70,6 +68,18 @@ export class LeasedClaim implements Claim {
   ) {
     this.aftermath = new Aftermath(`${request.method} ${request.path}`);
     this.aborted.promise.catch(() => undefined); // an abort is not an error of its own
+  }
+
+  get claimId(): string {
+    return this.hold.holder.claimId;
+  }
+
+  get attempt(): number {
+    return this.lease.attempt;
+  }
+
+  get tookOver(): boolean {
+    return this.lease.tookOver === true;
   }
 
   get signal(): AbortSignal {
@@ -142,12 +152,12 @@ export class LeasedClaim implements Claim {
     }
     this.ending.begun();
     await this.hold.stop();
-    const record = { request: this.request, response };
+    const record = { request: this.request, claimId: this.claimId, response };
     let expiresAt: Date | undefined;
     try {
       failpoint('record: sending');
       expiresAt = await this.hold.line
-        .insist((client) => this.store.record(client, record, this.request.executionId), STORE_PATIENCE_MS)
+        .insist((client) => this.store.record(client, record, this.lease.executionId), STORE_PATIENCE_MS)
         .catch(nothingWhereFencedOff);
       expiresAt ??= await this.recordedUntil();
     } catch (cause) {
@@ -214,7 +224,7 @@ export class LeasedClaim implements Claim {
       return;
     }
     const isOutcomeKnown = handlerFailed && !this.recordFailed && !this.tools.lostAnEffect;
-    if (isOutcomeKnown || this.onInterrupted === 'resume') {
+    if (isOutcomeKnown || this.request.options.onInterrupted === 'resume') {
       await this.release();
     } else {
       await this.hold.stop();
@@ -224,7 +234,7 @@ export class LeasedClaim implements Claim {
   /** Finished steps stay for the next attempt; without any the key is as if it had not been used. */
   private async release(): Promise<void> {
     this.noteDisagreement(false);
-    const { ttlMs } = this.request;
+    const { ttlMs } = this.request.options;
     const withdrawn = this.tools.withdrawnBy(this.failure);
     this.warnOfAnswers(withdrawn);
     const end = { attention: this.attention, withdrawn };
@@ -248,7 +258,7 @@ export class LeasedClaim implements Claim {
   /** Where it was a try of our own, whose answer was lost, that has recorded the response. */
   private async recordedUntil(): Promise<Date | undefined> {
     const found = await this.hold.line.insist((client) => this.store.lookUp(client, this.request), STORE_PATIENCE_MS);
-    return found?.kind === 'completed' && found.response.claimId === this.request.claimId
+    return found?.kind === 'completed' && found.response.claimId === this.claimId
       ? found.response.expiresAt
       : undefined;
   }

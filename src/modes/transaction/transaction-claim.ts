@@ -9,7 +9,7 @@ import {
   IdempotencyStoreUnavailableException,
   IdempotencyTransactionFailedException,
 } from '../../protocol/exceptions.js';
-import type { ClaimedRequest, NewRecord } from '../../protocol/request.js';
+import type { IdempotentRequest, NewRecord } from '../../protocol/request.js';
 import type { RecordableResponse } from '../../protocol/response.js';
 import type { AmbientTransaction } from '../../postgres/ambient/ambient-transaction.js';
 import { KeyAlreadyRecordedError, TransactionEndedByHandlerError } from '../../postgres/statements/store-errors.js';
@@ -25,7 +25,8 @@ export class TransactionClaim implements Claim {
   private isSettled = false;
 
   constructor(
-    readonly request: ClaimedRequest,
+    readonly request: IdempotentRequest,
+    readonly claimId: string,
     private readonly transaction: AmbientTransaction,
     private readonly store: KeyStore,
     private readonly end: ClaimEnd,
@@ -94,7 +95,7 @@ export class TransactionClaim implements Claim {
       throw new IdempotencyStoreUnavailableException('The operation was rolled back before it could be recorded.');
     }
     this.end.begun();
-    const record = { request: this.request, response };
+    const record = { request: this.request, claimId: this.claimId, response };
     const undoWrites = transaction.state === 'rolled back';
     let expiresAt!: Date;
     const answer = await transaction.commit(async (client) => {

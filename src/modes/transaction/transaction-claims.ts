@@ -3,10 +3,10 @@ import { AmbientTransaction } from '../../postgres/ambient/ambient-transaction.j
 import type { Connections } from '../../postgres/connections.js';
 import { OwnedTransaction } from '../../postgres/owned-transaction.js';
 import { settingsAtBegin } from '../../postgres/session-settings.js';
-import type { ClaimRequest, ClaimResult, KeyStore, PeekResult } from '../../postgres/statements/key-store.js';
+import type { ClaimResult, KeyStore, PeekResult } from '../../postgres/statements/key-store.js';
 import { OUTCOME_LOOK_UPS, TRANSACTION_TIMEOUT_SLACK_MS } from '../../protocol/constants.js';
 import { IdempotencyStoreUnavailableException } from '../../protocol/exceptions.js';
-import type { ClaimedRequest, IdempotentRequest } from '../../protocol/request.js';
+import type { IdempotentRequest } from '../../protocol/request.js';
 import { failpoint } from '../../util/failpoint.js';
 import { delay } from '../../util/timing.js';
 import type { Claim, ClaimEnd, Recorded } from '../claim.js';
@@ -21,30 +21,27 @@ export class TransactionClaims implements Mode {
   ) {}
 
   async claim(request: IdempotentRequest, started: () => ClaimEnd): Promise<Outcome> {
-    const { scope, key, fingerprint, fingerprintVersion, method, path, traceContext, options } = request;
-    const isolation = options.isolation ?? this.connections.transactions.defaultIsolation;
+    const { options } = request;
     const claimId = randomUUID();
-    const { transaction, result } = await this.begin({
-      scope,
-      key,
+    const attempt = {
+      request,
       claimId,
       transactionTimeoutMs: options.timeoutMs + TRANSACTION_TIMEOUT_SLACK_MS,
-      isolation,
+      isolation: options.isolation ?? this.connections.transactions.defaultIsolation,
       savepoint: options.storeErrors !== undefined,
-    });
-    switch (result.kind) {
-      case 'claimed': {
-        const { ttlMs } = options;
-        const claimed = { scope, key, fingerprint, fingerprintVersion, method, path, claimId, ttlMs, traceContext };
-        return { kind: 'claimed', claim: this.claimBy(transaction, claimed, started()) };
-      }
+    };
+    const answer = await this.connections.ask((client) => this.store.claim(client, attempt)).catch(cannotClaim);
+    const transaction = new OwnedTransaction(answer.connection, this.store);
+    switch (answer.result.kind) {
+      case 'claimed':
+        return { kind: 'claimed', claim: this.claimBy(transaction, request, claimId, started()) };
       case 'completed':
       case 'unfinished':
         giveBack(transaction);
-        return meaningOf(result, request);
+        return meaningOf(answer.result, request);
       case 'in flight':
         giveBack(transaction);
-        return result;
+        return answer.result;
     }
   }
 
@@ -63,7 +60,7 @@ export class TransactionClaims implements Mode {
     for (let attempt = 1; attempt <= OUTCOME_LOOK_UPS.attempts; attempt++) {
       failpoint('outcome: looking');
       const found = await this.look(request);
-      if (found.kind === 'completed' && found.response.claimId === claim.request.claimId) {
+      if (found.kind === 'completed' && found.response.claimId === claim.claimId) {
         return { kind: 'recorded', expiresAt: found.response.expiresAt };
       }
       if (found.kind === 'completed' || found.kind === 'unfinished') {
@@ -87,34 +84,28 @@ export class TransactionClaims implements Mode {
   }
 
   private async look(request: IdempotentRequest): Promise<ClaimResult> {
-    const { transaction, result } = await this.begin({
-      scope: request.scope,
-      key: request.key,
+    const attempt = {
+      request,
       claimId: randomUUID(),
       transactionTimeoutMs: TRANSACTION_TIMEOUT_SLACK_MS,
       isolation: 'READ COMMITTED', // by an older snapshot a COMMIT that was waited for would not be seen
       savepoint: false,
-    });
-    giveBack(transaction);
+    } as const;
+    const { connection, result } = await this.connections
+      .ask((client) => this.store.claim(client, attempt))
+      .catch(cannotClaim);
+    giveBack(new OwnedTransaction(connection, this.store));
     return result;
   }
 
-  private async begin(request: ClaimRequest): Promise<{ transaction: OwnedTransaction; result: ClaimResult }> {
-    const { connection, result } = await this.connections
-      .ask((client) => this.store.claim(client, request))
-      .catch(cannotClaim);
-    return { transaction: new OwnedTransaction(connection, this.store), result };
-  }
-
-  private claimBy(owned: OwnedTransaction, claimed: ClaimedRequest, end: ClaimEnd): Claim {
-    const { transactions } = this.connections;
+  private claimBy(owned: OwnedTransaction, request: IdempotentRequest, claimId: string, end: ClaimEnd): Claim {
     const transaction = new AmbientTransaction(
-      transactions,
+      this.connections.transactions,
       owned,
-      settingsAtBegin(owned.connection.client, claimed.claimId).isolation,
-      `${claimed.method} ${claimed.path}`,
+      settingsAtBegin(owned.connection.client, claimId).isolation,
+      `${request.method} ${request.path}`,
     );
-    return new TransactionClaim(claimed, transaction, this.store, end);
+    return new TransactionClaim(request, claimId, transaction, this.store, end);
   }
 }
 

@@ -1,7 +1,7 @@
 import { ANY_POSITION } from '../../protocol/step.js';
 import type { HeaderLine } from '../../protocol/response.js';
 import { type Queryable, rowsOf } from '../queryable.js';
-import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
+import { tablesIn } from '../table-name.js';
 import type { Holder } from './lease-statements.js';
 
 /** Rows without a response that nobody holds any more. */
@@ -17,8 +17,7 @@ export class AbandonedKeys {
     private readonly db: Queryable,
     schema?: string,
   ) {
-    this.keys = tableName(KEYS_TABLE, schema);
-    this.steps = tableName(STEPS_TABLE, schema);
+    ({ keys: this.keys, steps: this.steps } = tablesIn(schema));
   }
 
   /** An operator's answer to a key that nobody holds; false when there is no such key, or somebody holds it. */

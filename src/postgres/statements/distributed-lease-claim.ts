@@ -1,17 +1,18 @@
 import type { PoolClient } from 'pg';
 import type { FinishedStep } from '../../protocol/step.js';
 import { nullColumnOf } from '../sqlstate.js';
-import { failedStatement, type Statement } from '../statement-batch.js';
+import { failedStatement } from '../statement-batch.js';
 import {
   type ClaimTools,
   ENTER,
   entered,
   finishedStepOf,
   HAS_LOCK,
-  type LeaseClaim,
-  type LeaseRequest,
+  type LeaseAttempt,
+  LeaseClaim,
   type LeaseResult,
   leaseValues,
+  resumes,
   TAKE_OVER,
 } from './lease-claim.js';
 import { forgetStatement } from './lease-statements.js';
@@ -22,13 +23,9 @@ import { KeyInFlightError } from './store-errors.js';
  * The claim of lease mode on distributed tables of Citus, which cannot join keys and steps, and where an INSERT ... SELECT
  * that asks for a setting inserts nothing: a worker has no such setting.
  */
-export class DistributedLeaseClaim implements LeaseClaim {
-  private readonly texts: ReturnType<typeof textsOn>;
-  readonly statements: readonly Statement[];
-
-  constructor(private readonly tools: ClaimTools) {
-    this.texts = textsOn(tools.keys, tools.steps);
-    this.statements = [ENTER, ...Object.values(this.texts)];
+export class DistributedLeaseClaim extends LeaseClaim<ReturnType<typeof textsOn>> {
+  constructor(tools: ClaimTools) {
+    super(tools, textsOn(tools.keys, tools.steps));
   }
 
   /**
@@ -37,8 +34,9 @@ export class DistributedLeaseClaim implements LeaseClaim {
    * then, too, by themselves: with the key's row locked, a DELETE that is not of one shard alone waits for all others of
    * its kind, and one of them for this row.
    */
-  async claim(client: PoolClient, request: LeaseRequest): Promise<LeaseResult> {
-    const { scope, key, claimId } = request;
+  async claim(client: PoolClient, attempt: LeaseAttempt): Promise<LeaseResult> {
+    const { request, claimId } = attempt;
+    const { scope, key } = request;
     const { claim, lookUp, expired, held } = this.texts;
     const [look, expiredLook] = await this.tools.run(client, [
       { statement: lookUp, values: [scope, key] },
@@ -46,14 +44,14 @@ export class DistributedLeaseClaim implements LeaseClaim {
     ]);
     const [row] = look!.rows;
     const taken = row === undefined ? undefined : foundKeyOf(row);
-    if (taken !== undefined && isTaken(taken, request)) {
+    if (taken !== undefined && isTaken(taken, attempt)) {
       return taken;
     }
     const results = await this.tools
       .run(client, [
         { statement: BEGIN['READ COMMITTED'] },
         { statement: ENTER, values: [this.tools.lockOf(request), claimId] },
-        { statement: claim, values: leaseValues(request) },
+        { statement: claim, values: leaseValues(attempt) },
         { statement: lookUp, values: [scope, key] },
         { statement: held, values: [scope, key, claimId] },
         { statement: COMMIT },
@@ -64,17 +62,17 @@ export class DistributedLeaseClaim implements LeaseClaim {
           : error;
       });
     const defaultIsolation = entered(results[1]!, this.tools);
-    const [attempt, executionId] = results[4]!.rows[0] ?? [];
-    if (attempt === undefined || attempt === null) {
+    const [started, executionId] = results[4]!.rows[0] ?? [];
+    if (started === undefined || started === null) {
       const found = results[3]!.rows[0];
       return found === undefined ? { kind: 'in flight' } : foundKeyOf(found);
     }
     const over = expiredLook!.rows.flat().find((id) => id !== executionId);
     return {
       kind: 'claimed',
-      attempt: Number(attempt),
-      tookOver: attempt !== '1' && isInterrupted(taken),
-      steps: await this.finishedSteps(client, attempt, executionId!, over ?? undefined),
+      attempt: Number(started),
+      tookOver: started !== '1' && isInterrupted(taken),
+      steps: await this.finishedSteps(client, started, executionId!, over ?? undefined),
       executionId: executionId!,
       defaultIsolation,
     };
@@ -97,7 +95,7 @@ export class DistributedLeaseClaim implements LeaseClaim {
 }
 
 /** Whether a claim would not get the key, as a look tells; of what it would get, the claim itself decides. */
-function isTaken(found: FoundKey, { resumes, claimId: own }: LeaseRequest): boolean {
+function isTaken(found: FoundKey, { request, claimId: own }: LeaseAttempt): boolean {
   if (found.kind === 'completed') {
     return true;
   }
@@ -105,7 +103,7 @@ function isTaken(found: FoundKey, { resumes, claimId: own }: LeaseRequest): bool
   // Its own is one that an earlier try has got, whose answer was lost.
   return (
     (state === 'running' && claimId !== own) ||
-    (state === 'interrupted' && (!resumes || attention?.reason === 'effect-unknown'))
+    (state === 'interrupted' && (!resumes(request) || attention?.reason === 'effect-unknown'))
   );
 }
 

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { lockNumber } from '../lock-number.js';
 import { type Queryable, rowsOf } from '../queryable.js';
-import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
+import { tablesIn } from '../table-name.js';
 import { withTheirSteps } from './shared-statements.js';
 
 export interface PurgedBatch {
@@ -26,8 +26,7 @@ export class ExpiredKeys {
     private readonly schema?: string,
     private readonly isDistributed = false,
   ) {
-    this.keys = tableName(KEYS_TABLE, schema);
-    this.steps = tableName(STEPS_TABLE, schema);
+    ({ keys: this.keys, steps: this.steps } = tablesIn(schema));
   }
 
   /**

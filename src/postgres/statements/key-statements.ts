@@ -46,7 +46,7 @@ export function keyStatementsOn(table: string) {
 }
 
 /** @param marker of the transaction of the claim */
-export function insertValues({ request, response }: NewRecord, marker: string): (string | Buffer | null)[] {
+export function insertValues({ request, claimId, response }: NewRecord, marker: string): (string | Buffer | null)[] {
   return [
     request.scope,
     request.key,
@@ -54,12 +54,12 @@ export function insertValues({ request, response }: NewRecord, marker: string): 
     String(request.fingerprintVersion),
     request.method,
     request.path,
-    request.claimId,
+    claimId,
     String(response.status),
     JSON.stringify(response.headers),
     response.body,
     String(response.bodyBytes),
-    String(request.ttlMs),
+    String(request.options.ttlMs),
     marker,
     request.traceContext ?? null,
   ];

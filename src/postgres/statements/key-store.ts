@@ -4,7 +4,7 @@ import type { NewRecord } from '../../protocol/request.js';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
 import { noteSettings, putBackLimits, putBackSession, settingsAtBegin } from '../session-settings.js';
 import { nullColumnOf, postgresErrorOf, refusesRow } from '../sqlstate.js';
-import { failedStatement, type Statement, type StatementResult } from '../statement-batch.js';
+import { failedStatement, runBatch, type Statement, type StatementResult } from '../statement-batch.js';
 import { insertValues, keyStatementsOn } from './key-statements.js';
 import { type FoundKey, foundKeyOf } from './shared-statements.js';
 import {
@@ -15,8 +15,9 @@ import {
 } from './store-errors.js';
 import { TableStore } from './table-store.js';
 
-export interface ClaimRequest extends KeyIdentity {
-  /** Names this attempt, whose transaction it must still be at the record. */
+export interface ClaimAttempt {
+  request: KeyIdentity;
+  /** Names it: at the record the transaction must still be its own. */
   claimId: string;
   /** After this long PostgreSQL itself ends a transaction whose application is frozen. */
   transactionTimeoutMs: number;
@@ -31,7 +32,7 @@ export type PeekResult = { kind: 'free' } | { kind: 'in flight' } | FoundKey;
 /** Every statement of transaction mode, one method each. */
 export class KeyStore extends TableStore {
   private readonly statements = keyStatementsOn(this.keys);
-  protected readonly prepared = allOf(this.statements);
+  protected readonly all = allOf(this.statements);
 
   /**
    * Begins a transaction and claims the key in it: one round trip. Unless the answer is `claimed`, the caller ends
@@ -42,20 +43,21 @@ export class KeyStore extends TableStore {
    *
    * @throws ReadOnlyServerError, or the driver's error; the client must be destroyed then
    */
-  async claim(client: PoolClient, request: ClaimRequest): Promise<ClaimResult> {
+  async claim(client: PoolClient, attempt: ClaimAttempt): Promise<ClaimResult> {
     const { begin, claim, lookUp, savepoint } = this.statements;
-    const results = await this.run(client, [
-      { statement: begin[request.isolation ?? 'default'] },
-      { statement: claim, values: [this.lockOf(request), String(request.transactionTimeoutMs)] },
+    const { request, claimId } = attempt;
+    const results = await runBatch(client, this.prepared, [
+      { statement: begin[attempt.isolation ?? 'default'] },
+      { statement: claim, values: [this.lockOf(request), String(attempt.transactionTimeoutMs)] },
       { statement: lookUp, values: [request.scope, request.key] },
-      ...(request.savepoint ? [{ statement: savepoint }] : []),
+      ...(attempt.savepoint ? [{ statement: savepoint }] : []),
     ]);
     const found = foundIn(results[2]!);
     if (found !== undefined) {
       return found;
     }
     const [locked, ...row] = results[1]!.rows[0]!;
-    const { readOnly, searchPath } = noteSettings(client, request.claimId, row);
+    const { readOnly, searchPath } = noteSettings(client, claimId, row);
     if (readOnly) {
       throw new ReadOnlyServerError();
     }
@@ -70,7 +72,7 @@ export class KeyStore extends TableStore {
   async peek(client: PoolClient, identity: KeyIdentity): Promise<PeekResult> {
     const { begin, tryLock, lookUp, rollback } = this.statements;
     // Rolled back, so that under SERIALIZABLE the holder is never cancelled for what was read here.
-    const [, lock, look] = await this.run(client, [
+    const [, lock, look] = await runBatch(client, this.prepared, [
       { statement: begin['READ COMMITTED'] },
       { statement: tryLock, values: [this.lockOf(identity)] },
       { statement: lookUp, values: [identity.scope, identity.key] },
@@ -82,7 +84,9 @@ export class KeyStore extends TableStore {
 
   /** What the key holds, likewise. */
   async lookUp(client: PoolClient, { scope, key }: KeyIdentity): Promise<FoundKey | undefined> {
-    const [result] = await this.run(client, [{ statement: this.statements.lookUp, values: [scope, key] }]);
+    const [result] = await runBatch(client, this.prepared, [
+      { statement: this.statements.lookUp, values: [scope, key] },
+    ]);
     return foundIn(result!);
   }
 
@@ -97,10 +101,10 @@ export class KeyStore extends TableStore {
    */
   async record(client: PoolClient, record: NewRecord, undoWrites: boolean): Promise<Date> {
     const { undo, unlock, checkConstraints, insert, commit } = this.statements;
-    const settings = settingsAtBegin(client, record.request.claimId);
+    const settings = settingsAtBegin(client, record.claimId);
     let results: StatementResult[];
     try {
-      results = await this.run(client, [
+      results = await runBatch(client, this.prepared, [
         ...(undoWrites
           ? [{ statement: undo }, { statement: unlock }]
           : [putBackLimits(settings), { statement: checkConstraints }]),
@@ -109,7 +113,7 @@ export class KeyStore extends TableStore {
         { statement: commit },
       ]);
     } catch (error) {
-      this.runner.shouldRunAgain(error); // where the handler itself has deallocated them, its next attempt must not fail again
+      this.preparation.shouldRunAgain(error); // where the handler itself has deallocated them, its next attempt must not fail again
       throw this.explain(error);
     }
     const tag = results.at(-1)?.tag;
@@ -123,7 +127,7 @@ export class KeyStore extends TableStore {
   /** Undoes what a handler did, if one ran, and frees what it still holds of the session. */
   async rollback(client: PoolClient): Promise<void> {
     const { rollback, unlock } = this.statements;
-    await this.run(client, [{ statement: rollback }, { statement: unlock }]);
+    await runBatch(client, this.prepared, [{ statement: rollback }, { statement: unlock }]);
   }
 
   private explain(error: unknown): unknown {

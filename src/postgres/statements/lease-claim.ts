@@ -1,41 +1,36 @@
 import type { PoolClient } from 'pg';
 import type { IsolationLevel } from '../../protocol/options.js';
+import type { IdempotentRequest } from '../../protocol/request.js';
 import type { FinishedStep, StepOutcome } from '../../protocol/step.js';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
 import type { BoundStatement, Statement, StatementResult } from '../statement-batch.js';
-import type { Holder } from './lease-statements.js';
 import { DURABLE_COMMIT, type FoundKey, READABLE_LITERALS } from './shared-statements.js';
 
-export interface LeaseRequest extends Holder {
-  fingerprint: Buffer;
-  fingerprintVersion: number;
-  method: string;
-  path: string;
-  leaseMs: number;
-  ttlMs: number;
-  /** Whether the claim may take over from a holder whose lease has expired; otherwise such a key waits, without expiry. */
-  resumes: boolean;
+export interface LeaseAttempt {
+  request: LeaseRequest;
+  /** Names it: its fencing token. */
+  claimId: string;
 }
 
-export type LeaseResult =
-  /** `tookOver` where the lease of the attempt before had run out; one that has failed leaves none. */
-  | {
-      kind: 'claimed';
-      attempt: number;
-      tookOver?: boolean;
-      steps: FinishedStep[];
-      /** By which the steps go, where they cannot go with the key. */
-      executionId?: string;
-      defaultIsolation: IsolationLevel;
-    }
-  | { kind: 'in flight' }
-  | FoundKey;
+type LeaseRequest = Pick<
+  IdempotentRequest,
+  'scope' | 'key' | 'fingerprint' | 'fingerprintVersion' | 'method' | 'path'
+> & {
+  options: Pick<IdempotentRequest['options'], 'leaseMs' | 'ttlMs' | 'onInterrupted'>;
+};
 
-/** How a key is claimed, which plain tables and those of Citus take in different ways. */
-export interface LeaseClaim {
-  readonly statements: readonly Statement[];
-  claim(client: PoolClient, request: LeaseRequest): Promise<LeaseResult>;
+export interface GrantedLease {
+  kind: 'claimed';
+  attempt: number;
+  /** Where the lease of the attempt before had run out; one that has failed leaves none. */
+  tookOver?: boolean;
+  steps: FinishedStep[];
+  /** By which the steps go, where they cannot go with the key. */
+  executionId?: string;
+  defaultIsolation: IsolationLevel;
 }
+
+export type LeaseResult = GrantedLease | { kind: 'in flight' } | FoundKey;
 
 /** What a claim needs of its store. */
 export interface ClaimTools {
@@ -61,6 +56,20 @@ export const ENTER = {
       current_setting('search_path'), current_setting('default_transaction_isolation'), ${READABLE_LITERALS}`,
 } as const;
 
+/** How a key is claimed, which plain tables and those of Citus take in different ways. */
+export abstract class LeaseClaim<Texts extends Record<string, Statement> = Record<string, Statement>> {
+  readonly statements: readonly Statement[];
+
+  protected constructor(
+    protected readonly tools: ClaimTools,
+    protected readonly texts: Texts,
+  ) {
+    this.statements = [ENTER, ...Object.values(texts)];
+  }
+
+  abstract claim(client: PoolClient, attempt: LeaseAttempt): Promise<LeaseResult>;
+}
+
 /** What a claim makes of the row that is there, up to the condition on the lease of the attempt before. */
 export const TAKE_OVER = `on conflict (scope, key) do update set
           fingerprint = excluded.fingerprint, fingerprint_version = excluded.fingerprint_version,
@@ -83,7 +92,8 @@ export function entered({ rows: [row] }: StatementResult, tools: ClaimTools): Is
   return isolation!.toUpperCase() as IsolationLevel;
 }
 
-export function leaseValues(request: LeaseRequest): (string | Buffer)[] {
+export function leaseValues({ request, claimId }: LeaseAttempt): (string | Buffer)[] {
+  const { leaseMs, ttlMs } = request.options;
   return [
     request.scope,
     request.key,
@@ -91,11 +101,16 @@ export function leaseValues(request: LeaseRequest): (string | Buffer)[] {
     String(request.fingerprintVersion),
     request.method,
     request.path,
-    request.claimId,
-    String(request.leaseMs),
-    String(request.ttlMs),
-    String(request.resumes),
+    claimId,
+    String(leaseMs),
+    String(ttlMs),
+    String(resumes(request)),
   ];
+}
+
+/** Whether the claim may take over from a holder whose lease has expired; otherwise such a key waits, without expiry. */
+export function resumes({ options }: LeaseRequest): boolean {
+  return options.onInterrupted === 'resume';
 }
 
 /** A row with a step behind its attempt: an attempt without finished steps has one row, with nulls for the step. */

@@ -152,16 +152,16 @@ export function stepValues(
   return [scope, key, claimId, name, String(position), String(attempt), outcome, marker];
 }
 
-export function recordValues({ request, response }: NewRecord): (string | Buffer | null)[] {
+export function recordValues({ request, claimId, response }: NewRecord): (string | Buffer | null)[] {
   return [
     request.scope,
     request.key,
-    request.claimId,
+    claimId,
     String(response.status),
     JSON.stringify(response.headers),
     response.body,
     String(response.bodyBytes),
-    String(request.ttlMs),
+    String(request.options.ttlMs),
     request.traceContext ?? null,
   ];
 }

@@ -4,9 +4,15 @@ import type { NewRecord } from '../../protocol/request.js';
 import type { Attention, KeyIdentity } from '../../protocol/stored-key.js';
 import { noteSettings, putBackLimits, putBackSession, settingsAtBegin } from '../session-settings.js';
 import { nullColumnOf, postgresErrorOf, SQLSTATE } from '../sqlstate.js';
-import { type BoundStatement, failedStatement, type Statement, type StatementResult } from '../statement-batch.js';
+import {
+  type BoundStatement,
+  failedStatement,
+  runBatch,
+  type Statement,
+  type StatementResult,
+} from '../statement-batch.js';
 import { DistributedLeaseClaim } from './distributed-lease-claim.js';
-import type { ClaimTools, LeaseClaim, LeaseRequest, LeaseResult } from './lease-claim.js';
+import type { ClaimTools, LeaseAttempt, LeaseClaim, LeaseResult } from './lease-claim.js';
 import {
   distributedEndingsOn,
   type Holder,
@@ -33,18 +39,20 @@ export class LeaseStore extends TableStore {
   private readonly claiming: LeaseClaim = this.isDistributed
     ? new DistributedLeaseClaim(this.claimTools)
     : new PlainLeaseClaim(this.claimTools);
-  protected readonly prepared = this.statementsInUse();
+  protected readonly all = this.statementsInUse();
 
   /**
    * Claims the key under a lease and commits that, unless it is taken. Safe to repeat with the same `claimId`: what an
    * earlier try whose answer was lost has claimed is found again.
    */
-  claim(client: PoolClient, request: LeaseRequest): Promise<LeaseResult> {
-    return this.claiming.claim(client, request);
+  claim(client: PoolClient, attempt: LeaseAttempt): Promise<LeaseResult> {
+    return this.claiming.claim(client, attempt);
   }
 
   async lookUp(client: PoolClient, { scope, key }: KeyIdentity): Promise<FoundKey | undefined> {
-    const [result] = await this.run(client, [{ statement: this.statements.lookUp, values: [scope, key] }]);
+    const [result] = await runBatch(client, this.prepared, [
+      { statement: this.statements.lookUp, values: [scope, key] },
+    ]);
     const row = result!.rows[0];
     return row === undefined ? undefined : foundKeyOf(row);
   }
@@ -61,7 +69,7 @@ export class LeaseStore extends TableStore {
     ttlMs: number,
     lockTimeoutMs: number,
   ): Promise<boolean> {
-    const results = await this.run(client, [
+    const results = await runBatch(client, this.prepared, [
       { statement: this.statements.renewal, values: [String(lockTimeoutMs)] },
       { statement: this.statements.renew, values: renewalValues(holder, { leaseMs, ttlMs }) },
     ]);
@@ -98,7 +106,7 @@ export class LeaseStore extends TableStore {
   ): Promise<void> {
     const { limits, hold } = this.statements;
     const holdsFromStart = hasKey && isOneSnapshot(isolation);
-    const results = await this.run(client, [
+    const results = await runBatch(client, this.prepared, [
       { statement: BEGIN[isolation ?? 'default'] },
       { statement: limits, values: [String(transactionTimeoutMs)] },
       ...(holdsFromStart ? [{ statement: hold, values: [scope, key, claimId] }] : []),
@@ -152,7 +160,7 @@ export class LeaseStore extends TableStore {
 
   async rollback(client: PoolClient): Promise<void> {
     const { rollback, unlock } = this.statements;
-    await this.run(client, [{ statement: rollback }, { statement: unlock }]);
+    await runBatch(client, this.prepared, [{ statement: rollback }, { statement: unlock }]);
   }
 
   /**
@@ -173,7 +181,7 @@ export class LeaseStore extends TableStore {
       ]);
       return new Date(Number(recorded!.rows[0]![1]));
     }
-    const results = await this.run(client, [
+    const results = await runBatch(client, this.prepared, [
       { statement: BEGIN['READ COMMITTED'] },
       { statement: this.statements.durable },
       { statement: this.statements.record, values: recordValues(record) },
@@ -203,7 +211,7 @@ export class LeaseStore extends TableStore {
     ];
     // Without steps to withdraw they are none of its business.
     const alone = withdrawn.length === 0 ? this.endings?.release : undefined;
-    await this.run(client, [
+    await runBatch(client, this.prepared, [
       { statement: this.statements.durable },
       alone === undefined
         ? { statement: this.statements.release, values }
@@ -213,7 +221,7 @@ export class LeaseStore extends TableStore {
 
   /** Ends the attempt where no other may follow before an operator has spoken. */
   async interrupt(client: PoolClient, { scope, key, claimId }: Holder): Promise<void> {
-    await this.run(client, [
+    await runBatch(client, this.prepared, [
       { statement: this.statements.durable },
       { statement: this.statements.interrupt, values: [scope, key, claimId] },
     ]);
@@ -221,14 +229,14 @@ export class LeaseStore extends TableStore {
 
   /** Ends the attempt as if it had never been. */
   async withdraw(client: PoolClient, { scope, key, claimId }: Holder): Promise<void> {
-    await this.run(client, [{ statement: this.statements.withdraw, values: [scope, key, claimId] }]);
+    await runBatch(client, this.prepared, [{ statement: this.statements.withdraw, values: [scope, key, claimId] }]);
   }
 
   private get claimTools(): ClaimTools {
     return {
       keys: this.keys,
       steps: this.steps,
-      run: (client, batch) => this.run(client, batch),
+      run: (client, batch) => runBatch(client, this.prepared, batch),
       lockOf: (identity) => this.lockOf(identity),
       see: (searchPath) => this.searchPaths?.see(searchPath),
     };
@@ -247,7 +255,7 @@ export class LeaseStore extends TableStore {
 
   private async fenced(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
     try {
-      return await this.run(client, batch);
+      return await runBatch(client, this.prepared, batch);
     } catch (error) {
       const cause = postgresErrorOf(error);
       const failed = failedStatement(error);

@@ -1,5 +1,5 @@
 import { createHash, randomUUID } from 'node:crypto';
-import type { ClaimedRequest } from '../../protocol/request.js';
+import type { IdempotentRequest } from '../../protocol/request.js';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
 import { type Queryable, rowsOf } from '../queryable.js';
 import { KEYS_TABLE, tableName } from '../table-name.js';
@@ -13,7 +13,8 @@ export interface ObservedResponse {
   sha256: string;
 }
 
-export interface ObservedRequest extends Omit<ClaimedRequest, 'claimId'> {
+export interface ObservedOutcome {
+  request: IdempotentRequest;
   response: ObservedResponse;
   /** How long ago the response had ended. */
   endedMsAgo: number;
@@ -79,8 +80,8 @@ export class ObservedKeys {
   }
 
   /** Keeps it unless the key is known; false where it is. */
-  async add(db: Queryable, request: ObservedRequest): Promise<boolean> {
-    const { scope, key, fingerprint, fingerprintVersion, method, path, ttlMs, response, endedMsAgo } = request;
+  async add(db: Queryable, { request, response, endedMsAgo }: ObservedOutcome): Promise<boolean> {
+    const { scope, key, fingerprint, fingerprintVersion, method, path, options } = request;
     const [row] = await rowsOf<{ added: boolean }>(
       db,
       `with added as (
@@ -109,7 +110,7 @@ export class ObservedKeys {
         JSON.stringify([['sha256', response.sha256]]),
         response.bodyBytes,
         endedMsAgo,
-        ttlMs,
+        options.ttlMs,
       ],
     );
     return row!.added;

@@ -1,7 +1,7 @@
 import type { HeaderLine } from '../../protocol/response.js';
 import { type Attention, type KeyIdentity, type UnfinishedState } from '../../protocol/stored-key.js';
 import { type Queryable, rowsOf } from '../queryable.js';
-import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
+import { tablesIn } from '../table-name.js';
 import { OBSERVED_SCOPE, observedScope } from './observed-keys.js';
 import { SHARD_COUNTS } from './shard-counts.js';
 import { epochMs, UNFINISHED_STATE } from './shared-statements.js';
@@ -100,8 +100,7 @@ export class OperatorStore {
     /** Whether the tables are those of Citus: see {@link KeyTables.isDistributed}. */
     private readonly isDistributed = false,
   ) {
-    this.keys = tableName(KEYS_TABLE, schema);
-    this.steps = tableName(STEPS_TABLE, schema);
+    ({ keys: this.keys, steps: this.steps } = tablesIn(schema));
   }
 
   /** In the order of the primary key, which pages walk along. */

@@ -1,13 +1,12 @@
 import type { PoolClient } from 'pg';
-import type { Statement } from '../statement-batch.js';
 import {
   type ClaimTools,
   ENTER,
   entered,
   finishedStepOf,
   HAS_LOCK,
-  type LeaseClaim,
-  type LeaseRequest,
+  type LeaseAttempt,
+  LeaseClaim,
   type LeaseResult,
   leaseValues,
   TAKE_OVER,
@@ -15,22 +14,19 @@ import {
 import { BEGIN, COMMIT, foundKeyOf, lookUpStatement } from './shared-statements.js';
 
 /** The claim of lease mode on plain and partitioned tables: one round trip, whatever the key holds. */
-export class PlainLeaseClaim implements LeaseClaim {
-  private readonly texts: ReturnType<typeof textsOn>;
-  readonly statements: readonly Statement[];
-
-  constructor(private readonly tools: ClaimTools) {
-    this.texts = textsOn(tools.keys, tools.steps);
-    this.statements = [ENTER, ...Object.values(this.texts)];
+export class PlainLeaseClaim extends LeaseClaim<ReturnType<typeof textsOn>> {
+  constructor(tools: ClaimTools) {
+    super(tools, textsOn(tools.keys, tools.steps));
   }
 
-  async claim(client: PoolClient, request: LeaseRequest): Promise<LeaseResult> {
-    const { scope, key, claimId } = request;
+  async claim(client: PoolClient, attempt: LeaseAttempt): Promise<LeaseResult> {
+    const { request, claimId } = attempt;
+    const { scope, key } = request;
     const { claim, lookUp, progress } = this.texts;
     const results = await this.tools.run(client, [
       { statement: BEGIN['READ COMMITTED'] },
       { statement: ENTER, values: [this.tools.lockOf(request), claimId] },
-      { statement: claim, values: leaseValues(request) },
+      { statement: claim, values: leaseValues(attempt) },
       { statement: lookUp, values: [scope, key] },
       { statement: progress, values: [scope, key, claimId] },
       { statement: COMMIT },
@@ -40,13 +36,13 @@ export class PlainLeaseClaim implements LeaseClaim {
     if (found === undefined) {
       return { kind: 'in flight' }; // a request in transaction mode holds the lock
     }
-    const [attempt] = results[4]!.rows[0] ?? [];
-    return attempt === undefined || attempt === null
+    const [started] = results[4]!.rows[0] ?? [];
+    return started === undefined || started === null
       ? foundKeyOf(found)
       : {
           kind: 'claimed',
-          attempt: Number(attempt),
-          tookOver: attempt !== '1' && results[2]!.rows[0]?.[0] === 't',
+          attempt: Number(started),
+          tookOver: started !== '1' && results[2]!.rows[0]?.[0] === 't',
           steps: results[4]!.rows.flatMap(finishedStepOf),
           defaultIsolation,
         };

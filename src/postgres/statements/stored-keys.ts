@@ -1,6 +1,6 @@
 import type { Attention, KeyIdentity, StoredKey, UnfinishedState } from '../../protocol/stored-key.js';
 import { type Queryable, rowsOf } from '../queryable.js';
-import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
+import { tablesIn } from '../table-name.js';
 import { epochMs, UNFINISHED_STATE, withTheirSteps } from './shared-statements.js';
 
 /** By one statement, so that no lock of it lasts. */
@@ -15,8 +15,7 @@ export class StoredKeys {
     private readonly db: Queryable,
     schema?: string,
   ) {
-    this.keys = tableName(KEYS_TABLE, schema);
-    this.steps = tableName(STEPS_TABLE, schema);
+    ({ keys: this.keys, steps: this.steps } = tablesIn(schema));
   }
 
   async find({ scope, key }: KeyIdentity): Promise<StoredKey | undefined> {

@@ -1,31 +1,29 @@
-import type { PoolClient } from 'pg';
 import type { KeyIdentity } from '../../protocol/stored-key.js';
 import { lockNumber } from '../lock-number.js';
 import type { SearchPathWatch } from '../search-path-watch.js';
-import type { BoundStatement, Statement, StatementResult } from '../statement-batch.js';
-import { StatementRunner } from '../statement-runner.js';
-import { KEYS_TABLE, STEPS_TABLE, tableName } from '../table-name.js';
+import type { Statement } from '../statement-batch.js';
+import { StatementPreparation } from '../statement-preparation.js';
+import { tablesIn } from '../table-name.js';
 
-/** What the statements of both modes share: the tables they go to, and how a batch of them is run. */
+/** What the statements of both modes share: the tables they go to, and which of them are prepared. */
 export abstract class TableStore {
   protected readonly keys: string;
   protected readonly steps: string;
-  /** All of them: a connection learns them with its first batch. */
-  protected abstract readonly prepared: readonly Statement[];
+  protected abstract readonly all: readonly Statement[];
 
   /** @param isDistributed whether the tables are those of Citus: see {@link KeyTables.isDistributed} */
   constructor(
     private readonly schema?: string,
-    protected readonly runner = new StatementRunner(),
+    protected readonly preparation = new StatementPreparation(),
     protected readonly searchPaths?: SearchPathWatch,
     protected readonly isDistributed = false,
   ) {
-    this.keys = tableName(KEYS_TABLE, schema);
-    this.steps = tableName(STEPS_TABLE, schema);
+    ({ keys: this.keys, steps: this.steps } = tablesIn(schema));
   }
 
-  protected run(client: PoolClient, batch: BoundStatement[]): Promise<StatementResult[]> {
-    return this.runner.run(client, batch, this.prepared);
+  /** What a connection learns with its first batch. */
+  protected get prepared(): readonly Statement[] | undefined {
+    return this.preparation.of(this.all);
   }
 
   /** A collision is a false 409, never a second execution. */

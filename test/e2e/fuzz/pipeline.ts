@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
-import { type ParsedKey, readIdempotencyKey } from '../../../src/http/idempotency-key.js';
+import { headerValue, type ParsedKey, parseIdempotencyKey } from '../../../src/http/idempotency-key.js';
 
 /** A request's header lines as bytes on the wire, and what they say. */
 export interface HeaderCase {
@@ -22,12 +22,14 @@ export function headerCase(values: string[], index: number): HeaderCase {
   return {
     lines,
     name,
-    expected: readIdempotencyKey(
-      {
-        headers: arriving.length === 0 ? {} : { 'idempotency-key': arriving.join(', ') },
-        rawHeaders: arriving.flatMap((value) => [name, value]),
-      },
-      'Idempotency-Key',
+    expected: parseIdempotencyKey(
+      headerValue(
+        {
+          headers: arriving.length === 0 ? {} : { 'idempotency-key': arriving.join(', ') },
+          rawHeaders: arriving.flatMap((value) => [name, value]),
+        },
+        'Idempotency-Key',
+      ),
     ),
     refusedByNode: lines.some((line) => ILLEGAL_BYTE.test(line)) || lines.join('').length > MAX_HEAD_BYTES,
   };

@@ -14,7 +14,7 @@ export const seen: unknown[] = [];
 const LEASE_MS = 6_000;
 
 /** For what happens by renewals, or in spite of none. */
-export const SHORT_LEASE_MS = 1_500;
+const SHORT_LEASE_MS = 1_500;
 
 @Controller()
 export class LeaseController {

@@ -5,7 +5,7 @@ const DURABLE_STEPS = 'src/modes/lease/durable-steps.ts';
 const LEASE_HOLD = 'src/modes/lease/lease-hold.ts';
 const LEASED_CLAIM = 'src/modes/lease/leased-claim.ts';
 const STEP_MEMORY = 'src/modes/lease/step-memory.ts';
-const LEASE_SERVICE = 'src/modes/lease/lease.service.ts';
+const LEASE_VALUES = 'src/postgres/statements/lease-claim.ts';
 const LEASE_STORE = 'src/postgres/statements/lease-store.ts';
 const LEASE_STATEMENTS = 'src/postgres/statements/lease-statements.ts';
 const LEASE_CLAIM = 'src/postgres/statements/plain-lease-claim.ts';
@@ -106,7 +106,7 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
   {
     name: "lease: 'fail' treated as 'resume'",
     expected: ['interrupted operation run again'],
-    changes: [{ file: LEASE_SERVICE, from: "resumes: onInterrupted === 'resume'", to: 'resumes: true' }],
+    changes: [{ file: LEASE_VALUES, from: "return options.onInterrupted === 'resume'", to: 'return true' }],
   },
   {
     name: "lease: a transaction step's memory committed behind its writes",

@@ -7,6 +7,7 @@ import { AmbientTransactions } from '../../../src/postgres/ambient/ambient-trans
 import type { DatabaseConnection } from '../../../src/postgres/database-connection.js';
 import { KeyStore } from '../../../src/postgres/statements/key-store.js';
 import { OwnedTransaction } from '../../../src/postgres/owned-transaction.js';
+import { storedAs, testAttempt } from '../../support/attempts.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { pendingQueries } from '../../support/pg-client-state.js';
 import { waitFor } from '../../support/wait-for.js';
@@ -121,27 +122,19 @@ export interface Request {
 /** What TransactionClaims and Claim do, without the response around it. */
 export async function claim(using: AmbientTransactions = transactions, isolation?: 'SERIALIZABLE'): Promise<Request> {
   const connection: DatabaseConnection = await using.connect();
-  const identity = { scope: '', key: randomUUID() };
-  const claimId = randomUUID();
-  const outcome = await store.claim(connection.client, {
-    ...identity,
-    claimId,
-    transactionTimeoutMs: 60_000,
-    isolation,
-    savepoint: false,
-  });
+  const attempt = { ...storedAs(testAttempt(randomUUID())), isolation };
+  const outcome = await store.claim(connection.client, attempt);
   expect(outcome).toEqual({ kind: 'claimed' });
   const owned = new OwnedTransaction(connection, store);
   const transaction = new AmbientTransaction(using, owned, isolation ?? 'READ COMMITTED');
   const response = { status: 201, headers: [], body: Buffer.from('ok'), bodyBytes: 2 };
-  const request = { fingerprint: Buffer.alloc(32), fingerprintVersion: 1, method: 'POST', path: '/', ttlMs: 60_000 };
   const over = (): void => void open.delete(claimed);
   const claimed: Request = {
     transaction,
     run: (work) => transaction.run(work),
     commit: async () => {
       const answer = await transaction.commit(async (client) => {
-        await store.record(client, { request: { ...identity, claimId, ...request }, response }, false);
+        await store.record(client, { ...attempt, response }, false);
       });
       over();
       if (answer.kind !== 'committed') throw answer.error;

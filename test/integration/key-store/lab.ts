@@ -1,11 +1,11 @@
-import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from '@jest/globals';
 import { Pool, type PoolClient } from 'pg';
-import { type ClaimRequest, KeyStore } from '../../../src/postgres/statements/key-store.js';
+import { type ClaimAttempt, KeyStore } from '../../../src/postgres/statements/key-store.js';
 import type { FoundKey } from '../../../src/postgres/statements/shared-statements.js';
 import type { NewRecord } from '../../../src/protocol/request.js';
 import type { StoredResponse } from '../../../src/protocol/response.js';
-import { StatementRunner } from '../../../src/postgres/statement-runner.js';
+import { StatementPreparation } from '../../../src/postgres/statement-preparation.js';
+import { storedAs, type TestAttempt, testAttempt } from '../../support/attempts.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 
 export const IN_FAILED_TRANSACTION = '25P02';
@@ -14,7 +14,7 @@ export const FOREIGN_KEY_VIOLATION = '23503';
 
 export let database: TestDatabase;
 export let pool: Pool;
-export let runner: StatementRunner;
+export let preparation: StatementPreparation;
 export let store: KeyStore;
 
 /** Clients of a test, and what else it has to give back. */
@@ -33,8 +33,8 @@ export function withAStore(): void {
 
   beforeEach(async () => {
     undo = [];
-    runner = new StatementRunner();
-    store = new KeyStore(undefined, runner);
+    preparation = new StatementPreparation();
+    store = new KeyStore(undefined, preparation);
     await pool.query('truncate idempotency_keys, infra.idempotency_keys, effects');
   });
 
@@ -55,27 +55,17 @@ export async function session(from = pool): Promise<PoolClient> {
   return client;
 }
 
-export function requestFor(key: string, overrides: Partial<ClaimRequest> = {}): ClaimRequest {
-  const defaults = { transactionTimeoutMs: 60_000, isolation: undefined, savepoint: false };
-  return { scope: '', key, claimId: randomUUID(), ...defaults, ...overrides };
+export function requestFor(key: string, overrides: Partial<ClaimAttempt> & { scope?: string } = {}): ClaimAttempt {
+  const { scope = '', ...rest } = overrides;
+  return { ...storedAs(testAttempt(key, { scope })), ...rest };
 }
 
-type Overrides = Partial<NewRecord['request'] & NewRecord['response']>;
+type Overrides = Partial<TestAttempt & NewRecord['response']>;
 
-export function recordFor({ scope, key, claimId }: ClaimRequest, overrides: Overrides = {}): NewRecord {
+export function recordFor({ request, claimId }: ClaimAttempt, overrides: Overrides = {}): NewRecord {
   const { status, headers, body, bodyBytes, ...ofRequest } = overrides;
   return {
-    request: {
-      scope,
-      key,
-      claimId,
-      fingerprint: Buffer.alloc(32, 7),
-      fingerprintVersion: 1,
-      method: 'POST',
-      path: '/payments',
-      ttlMs: 60_000,
-      ...ofRequest,
-    },
+    ...storedAs(testAttempt(request.key, { scope: request.scope, claimId, ...ofRequest })),
     response: {
       status: status ?? 201,
       headers: headers ?? [['Content-Type', 'application/json']],
@@ -88,15 +78,15 @@ export function recordFor({ scope, key, claimId }: ClaimRequest, overrides: Over
 export async function claimed(
   client: PoolClient,
   key: string,
-  overrides?: Partial<ClaimRequest>,
-): Promise<ClaimRequest> {
+  overrides?: Parameters<typeof requestFor>[1],
+): Promise<ClaimAttempt> {
   const request = requestFor(key, overrides);
   expect(await store.claim(client, request)).toEqual({ kind: 'claimed' });
   return request;
 }
 
 /** The whole life of a key's first request. */
-export async function complete(key: string, overrides?: Overrides): Promise<ClaimRequest> {
+export async function complete(key: string, overrides?: Overrides): Promise<ClaimAttempt> {
   const client = await session();
   const request = await claimed(client, key);
   await store.record(client, recordFor(request, overrides), false);

@@ -12,7 +12,7 @@ import {
   recordFor,
   requestFor,
   rowsOf,
-  runner,
+  preparation,
   session,
   store,
   withAStore,
@@ -78,8 +78,8 @@ describe('prepared statements', () => {
     const error = await errorOf(store.claim(client, requestFor('second')));
     expect(sqlStateOf(error)).toBe(INVALID_STATEMENT_NAME);
     await expect(isInTransaction(client)).resolves.toBe(false);
-    expect(runner.shouldRunAgain(error)).toBe(true);
-    expect(runner.shouldRunAgain(new Error('anything else'))).toBe(false);
+    expect(preparation.shouldRunAgain(error)).toBe(true);
+    expect(preparation.shouldRunAgain(new Error('anything else'))).toBe(false);
 
     await other.query('deallocate all');
     const request = requestFor('second', { savepoint: true });
