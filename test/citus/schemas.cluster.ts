@@ -3,12 +3,15 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import { DataSource } from 'typeorm';
 import { IdempotencyService } from '../../src/index.js';
 import { Migrator } from '../../src/migrate/migrate.js';
+import { quoteIdentifier } from '../../src/postgres/table-name.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { createTestApp, inTurn, type TestApp } from '../support/test-app.js';
 import { Order, rowsOn, ShopController, urlsOf } from './shop.js';
 
 const STORM = { keys: 20, duplicates: 6 };
-const TENANT = 'tenant_a';
+/** As nobody would name it, so that each place which forgets to quote it fails. */
+const TENANT = `it's_"A"`;
+const SCHEMA = quoteIdentifier(TENANT);
 
 describe("a tenant's keys and orders in a distributed schema", () => {
   let database: TestDatabase;
@@ -16,11 +19,11 @@ describe("a tenant's keys and orders in a distributed schema", () => {
 
   beforeAll(async () => {
     database = await createTestDatabase();
-    await rowsOn(database.url, `set citus.enable_schema_based_sharding = on; create schema ${TENANT}`);
+    await rowsOn(database.url, `set citus.enable_schema_based_sharding = on; create schema ${SCHEMA}`);
     const dataSource = await new DataSource({ type: 'postgres', url: database.url }).initialize();
     await new Migrator(dataSource, TENANT).run();
     await dataSource.destroy();
-    await rowsOn(database.url, `create table ${TENANT}.orders (id uuid primary key, key text not null)`);
+    await rowsOn(database.url, `create table ${SCHEMA}.orders (id uuid primary key, key text not null)`);
     apps = [];
     for (const databaseUrl of urlsOf(database.url).slice(0, 2)) {
       apps.push(
@@ -31,7 +34,7 @@ describe("a tenant's keys and orders in a distributed schema", () => {
           controllers: [ShopController],
           entities: [Order],
           synchronize: false,
-          extra: { options: `-c search_path=${TENANT}` },
+          extra: { options: `-c search_path=${SCHEMA}` },
           imports: [TypeOrmModule.forFeature([Order])],
           idempotency: { purge: false, schema: TENANT },
         }),
@@ -50,7 +53,8 @@ describe("a tenant's keys and orders in a distributed schema", () => {
     const nodes = await rowsOn(
       database.url,
       `select count(distinct nodeport)::int4 as nodes, count(*)::int4 as shards from citus_shards
-       where table_name::text like '${TENANT}.%'`,
+       where starts_with(table_name::text, $1)`,
+      [`${SCHEMA}.`],
     );
     expect(nodes).toEqual([{ nodes: 1, shards: 4 }]); // with the list of migrations
     await rowsOn(database.url, 'select recover_prepared_transactions()');
@@ -72,7 +76,7 @@ describe("a tenant's keys and orders in a distributed schema", () => {
     }
     expect([...statuses].filter((status) => ![201, 409, 503].includes(status))).toEqual([]);
     await expect(
-      rowsOn(database.url, `select key from ${TENANT}.orders where key like $1`, [`${path} storm %`]),
+      rowsOn(database.url, `select key from ${SCHEMA}.orders where key like $1`, [`${path} storm %`]),
     ).resolves.toHaveLength(STORM.keys);
   });
 
@@ -80,7 +84,7 @@ describe("a tenant's keys and orders in a distributed schema", () => {
     const service = apps[1]!.app.get(IdempotencyService);
     await rowsOn(
       database.url,
-      `update ${TENANT}.idempotency_keys set created_at = '2020-01-01', expires_at = '2020-01-02' where key = '/orders alone'`,
+      `update ${SCHEMA}.idempotency_keys set created_at = '2020-01-01', expires_at = '2020-01-02' where key = '/orders alone'`,
     );
     await expect(service.purge()).resolves.toBe(1);
     await expect(service.forget('/leases alone')).resolves.toBe(true);
