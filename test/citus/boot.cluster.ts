@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { MANAGED_BY_DEFAULT, WORKERS } from '../support/citus.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { queriesOn } from '../support/empty-database.js';
+import { turnTablesInto } from '../support/table-kinds.js';
 import { createTestApp } from '../support/test-app.js';
 import { databaseOf, ORDERS, rowsOn, undistribute } from './shop.js';
 
@@ -39,6 +40,15 @@ describe('plain tables of keys on a cluster', () => {
     await start(database.url);
     await undistribute(database.url);
     await rowsOn(database.url, remedies.slice(2).join(' '));
+    await start(database.url);
+  });
+
+  it('are to be distributed where they are in partitions, which Citus cannot manage', async () => {
+    await undistribute(database.url);
+    await turnTablesInto('8 HASH partitions', database.url);
+    const remedies = remediesIn(await refusal(database.url));
+    expect(remedies).toHaveLength(2);
+    await rowsOn(database.url, remedies.join(' '));
     await start(database.url);
   });
 

@@ -103,6 +103,7 @@ describe('the doctor', () => {
     const citus = {
       plain: ['idempotency_keys', 'idempotency_steps'],
       keysElsewhere: false,
+      isPartitioned: false,
       replicated: [],
       elsewhere: 'orders',
     };

@@ -7,6 +7,8 @@ export interface CitusTables {
   plain: string[];
   /** Whether the table of keys itself has rows on other nodes. */
   keysElsewhere: boolean;
+  /** Whether one of these is partitioned, which Citus can distribute, but not manage on one node. */
+  isPartitioned: boolean;
   /** Those of the library that are reference tables. */
   replicated: string[];
   /** A table whose rows are on other nodes, for a message; there may be more. */
@@ -29,6 +31,7 @@ export async function findCitusTables(db: Queryable, schema: string): Promise<Ci
     `select array(select name from unnest($1::text[]) name
                   where not exists (select from ${LIST} where logicalrelid = name::regclass)) as plain,
             exists (select from ${LIST} where logicalrelid = ($1::text[])[1]::regclass and ${IS_ELSEWHERE}) as "keysElsewhere",
+            exists (select from pg_class where oid = any ($1::text[]::regclass[]) and relkind = 'p') as "isPartitioned",
             array(select name from unnest($1::text[]) name
                   where exists (select from ${LIST} where logicalrelid = name::regclass and repmodel = 't')) as replicated,
             (select min(logicalrelid::text) from ${LIST} where ${IS_ELSEWHERE}) as elsewhere`,
@@ -78,17 +81,18 @@ export function assertCommitsTogether(citus: CitusTables, schema: string): void 
 
 /** Nothing where all commits together. */
 export function commitsApart(
-  { plain, keysElsewhere, elsewhere }: CitusTables,
+  { plain, keysElsewhere, isPartitioned, elsewhere }: CitusTables,
   schema: string,
 ): { problem: string; remedy: string } | undefined {
   if (plain.length === 0 || elsewhere === undefined) {
     return undefined;
   }
-  const local = plain.map((table) => call('citus_add_local_table_to_metadata', table));
-  const distributed = plain.map((table) => distribute(table, schema));
-  const remedies = [local.join(' '), distributed.join(' ')];
+  const local = plain.map((table) => call('citus_add_local_table_to_metadata', table)).join(' ');
+  const distributed = plain.map((table) => distribute(table, schema)).join(' ');
   // What a migration has added to keys that Citus has: steps go where these are.
-  const remedy = plain.length === 2 ? `either ${remedies.join(' or ')}` : remedies[keysElsewhere ? 1 : 0]!;
+  const besideKeys = keysElsewhere ? distributed : local;
+  const either = isPartitioned ? distributed : `either ${local} or ${distributed}`;
+  const remedy = plain.length === 2 ? either : besideKeys;
   return {
     problem:
       `the table ${plain[0]} is a plain table beside distributed ones (${elsewhere}), and Citus does not commit the two ` +
