@@ -3,6 +3,8 @@ import { KEY_BYTES, keyBytes } from './protocol/encryption.js';
 import type { IdempotencyModuleOptions, IdempotentOptions } from './protocol/options.js';
 import { isSchemaName, SCHEMA_NAME } from './postgres/table-name.js';
 
+// Long because it is one table: a line an option, with what it accepts.
+
 /** An option that cannot work. Thrown at boot, never at the first request. */
 export class IdempotencyOptionError extends Error {
   override readonly name = 'IdempotencyOptionError';

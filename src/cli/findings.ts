@@ -5,6 +5,9 @@ import { uniqueIndexRemedy } from '../postgres/statements/row-identity.js';
 import { quoteIdentifier } from '../postgres/table-name.js';
 import { durationOf } from './table.js';
 
+/**
+ * What `doctor` says, and what helps. This file is long because it is the list of all that it knows of servers and tables.
+ */
 export interface Finding {
   /** What was looked at. */
   readonly check: string;

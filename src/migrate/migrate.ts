@@ -8,7 +8,7 @@ import { findKeyTables } from '../postgres/statements/key-tables.js';
 import type { Migration, MigrationRunner } from '../postgres/ddl/migration-runner.js';
 import { describeHolders, insist, LOCK_PATIENCE, type LockPatience } from '../postgres/ddl/patient-ddl.js';
 import { StatementRecorder } from './statement-recorder.js';
-import { KEYS_TABLE, quoteIdentifier, STEPS_TABLE, tableName } from '../postgres/table-name.js';
+import { KEYS_TABLE, quoteIdentifier, tablesIn } from '../postgres/table-name.js';
 
 /**
  * TypeORM's own `runMigrations()` takes no lock: of six that start together five fail. Ours queue up behind this one.
@@ -26,7 +26,8 @@ export interface MigrationState {
 /**
  * Applies and reverts the library's migrations on their own, apart from the application's.
  *
- * Lock, migrations and their record are one transaction on one connection: whatever fails, all of it is undone.
+ * Lock, migrations and their record are one transaction on one connection: whatever fails, all of it is undone. It is long
+ * because there is one method a command, and all of them need that transaction.
  */
 export class Migrator {
   private readonly migrations: Migration[];
@@ -193,7 +194,7 @@ export class Migrator {
 
   private get tables(): string[] {
     const schema = this.schema ?? dataSourceSchema(this.dataSource);
-    return [KEYS_TABLE, STEPS_TABLE].map((name) => tableName(name, schema));
+    return Object.values(tablesIn(schema));
   }
 
   private async onPrimary<T>(work: (runner: QueryRunner) => Promise<T>): Promise<T> {

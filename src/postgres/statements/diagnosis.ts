@@ -4,6 +4,8 @@ import { hasUniqueIndex, ROW_IDENTITY } from './row-identity.js';
 import { SHARD_COUNTS } from './shard-counts.js';
 import { UNFINISHED_STATE } from './shared-statements.js';
 
+// Long because it is a list: what `doctor` asks, and the shape of the answers.
+
 /** What a server and a session are like. */
 export interface ServerFacts {
   version: number;
