@@ -1,7 +1,7 @@
 /** A header line; `null` for one that was there before the handler ran and was taken away by it. */
 export type HeaderLine = [name: string, value: string | null];
 
-/** What is kept of a response. */
+/** All that is kept of a response: neither its reason phrase nor its trailers. */
 export interface RecordableResponse {
   status: number;
   headers: HeaderLine[];
