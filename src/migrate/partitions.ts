@@ -106,6 +106,22 @@ async function assertPartitionable(runner: MigrationRunner, schema: string): Pro
       `the table ${children[0]!.parent} has children that inherit from it: move their rows into it first.`,
     );
   }
+  const dependent = (await runner.query(
+    `select distinct coalesce(r.ev_class, c.conrelid)::regclass::text as name, d.refobjid::regclass::text as table
+     from pg_depend d
+       left join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid and r.ev_class <> d.refobjid
+       left join pg_constraint c on d.classid = 'pg_constraint'::regclass and c.oid = d.objid and c.conrelid <> d.refobjid
+     where d.refclassid = 'pg_class'::regclass and d.refobjid = any (select to_regclass(name) from unnest($1::text[]) name)
+       and (r.oid is not null or c.contype = 'f')
+     order by 1`,
+    [names],
+  )) as { name: string; table: string }[];
+  if (dependent.length > 0) {
+    const { name, table } = dependent[0]!;
+    throw new Error(
+      `${name} depends on the table ${table}, and would stay with the old one: drop it (a view, or a foreign key) first, and make it again afterwards.`,
+    );
+  }
   for (const { name, primaryKey } of TABLES) {
     const table = tableName(name, schema);
     const [found] = (await runner.query(`select ${hasUniqueIndex('$1::text::regclass', '$2::text[]')} as "keepsOnce"`, [

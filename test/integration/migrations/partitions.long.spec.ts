@@ -190,6 +190,18 @@ describe('the tables in HASH partitions', () => {
     expect(await query(`select relname from pg_class where relname ~ 'by_hand'`)).toEqual([]);
   });
 
+  it.each([
+    ['create view mine as select key from idempotency_keys', 'mine depends on the table idempotency_keys'],
+    ['create materialized view mine as select from idempotency_steps', 'mine depends on the table idempotency_steps'],
+    [
+      'create table orders (scope text, key text, foreign key (scope, key) references idempotency_keys)',
+      'orders depends on the table idempotency_keys',
+    ],
+  ])('are refused where something would stay with the old ones: %s', async (sql, problem) => {
+    await query(sql);
+    await expect(migrator.partitionSql(8)).rejects.toThrow(problem);
+  });
+
   it('are refused where a row may be in a table twice', async () => {
     await query('alter table idempotency_steps drop constraint idempotency_steps_pkey');
     await expect(migrator.partitionSql(8)).rejects.toThrow('has no unique index over (execution_id, name)');
