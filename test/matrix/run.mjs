@@ -7,7 +7,7 @@
  *   npm run test:matrix -- --cells 2,3      these, counted from 1
  *   npm run test:matrix -- --jobs 2         two cells at a time
  *   npm run test:matrix -- test/e2e/wire    these tests
- *   npm run test:matrix -- --faults         the fault suite in both modes, in the place of tests
+ *   npm run test:matrix -- --faults         the fault suite in the place of tests; behind another `--` what is for it
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -41,7 +41,7 @@ const TESTS = [
   'node_modules/jest/bin/jest.js',
   ...specs,
 ];
-const FAULTS = ['--import', '@swc-node/register/esm-register', 'test/faults/run.ts'];
+const FAULTS = ['--import', '@swc-node/register/esm-register', 'test/faults/run.ts', ...positionals];
 const chosen = choose();
 const logs = mkdtempSync(join(tmpdir(), 'nestjs-idempotency-matrix-logs-'));
 

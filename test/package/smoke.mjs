@@ -3,7 +3,7 @@
  * it there: its declarations under every kind of module resolution, both of its module systems in one process, a
  * unit test, its command line, and a small application.
  *
- *   npm run test:package             with the newest of the applications that `nest new` makes
+ *   npm run test:package             with the newest of the applications that `nest new` makes, and an old TypeScript each
  *   npm run test:package -- --all    with all of them, for a release
  */
 import { execFileSync } from 'node:child_process';
@@ -16,6 +16,7 @@ import { startPostgres } from '../../examples/support/postgres-server.js';
 import { APPLICATIONS, tryApplication } from './applications.mjs';
 import { consumer, OLDER, TWICE } from './consumers.mjs';
 import { tellTwoCopies } from './two-copies.mjs';
+import { compile, olderTypeScripts } from './typescript.mjs';
 import { testPackages, writeUnitTests } from './unit-tests.mjs';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -23,9 +24,14 @@ const { version, devDependencies, overrides } = JSON.parse(readFileSync(join(ROO
 
 /** From the newest of everything to the oldest. */
 const CELLS = [
-  { nestjs: '12', typeorm: devDependencies.typeorm, reflectMetadata: devDependencies['reflect-metadata'] },
-  { nestjs: '11', typeorm: '0.3.31', reflectMetadata: '0.2.2' },
-  { nestjs: '10', typeorm: '0.3.20', reflectMetadata: '0.1.13' },
+  {
+    nestjs: '12',
+    typeorm: devDependencies.typeorm,
+    pg: devDependencies.pg,
+    reflectMetadata: devDependencies['reflect-metadata'],
+  },
+  { nestjs: '11', typeorm: '0.3.31', pg: '8.15.0', reflectMetadata: '0.2.2' },
+  { nestjs: '10', typeorm: '0.3.20', pg: '8.11.0', reflectMetadata: '0.1.13' },
 ];
 
 /** Longer than any step takes on a slow machine, shorter than anybody waits for one that hangs. */
@@ -35,6 +41,7 @@ const STEP_TIMEOUT_MS = 4 * 60_000;
 const PUBLISHED =
   /^(?:dist\/(?:src|migrations)\/.+\.(?:m?js|d\.m?ts)|dist\/nestjs\.m?js|(?:dist\/)?package\.json|docs\/(?:(?:assets|monitoring)\/)?[^/]+\.(?:md|svg|png|json|ya?ml)|bench\/results\/chart\.svg|README\.md|LICENSE|(?:CHANGELOG|SECURITY)\.md)$/;
 
+const all = process.argv.includes('--all');
 const folder = mkdtempSync(join(tmpdir(), 'nestjs-idempotency-smoke-'));
 const server = process.env.DATABASE_URL
   ? { url: process.env.DATABASE_URL, stop: () => undefined }
@@ -44,15 +51,16 @@ try {
   const tarball = pack();
   step('publint', bin('publint'), ['run', '--strict', tarball]);
   step('attw', bin('attw'), [tarball]);
+  const compileWithOlder = olderTypeScripts({ folder, all, step });
   const projects = [];
   for (const cell of CELLS) {
     const directory = project(cell, tarball);
     projects.push(directory);
     await inDatabase(`idempotency_smoke_${process.pid}_${cell.nestjs}`, (url) =>
-      useIn(directory, url, Number(cell.nestjs)),
+      useIn(directory, url, Number(cell.nestjs), compileWithOlder),
     );
   }
-  const applications = process.argv.includes('--all') ? APPLICATIONS : APPLICATIONS.slice(0, 1);
+  const applications = all ? APPLICATIONS : APPLICATIONS.slice(0, 1);
   for (const [number, cell] of applications.entries()) {
     await inDatabase(`idempotency_smoke_${process.pid}_application_${number}`, (databaseUrl) =>
       tryApplication(cell, { folder, tarball, databaseUrl, step, capture }),
@@ -75,14 +83,15 @@ function pack() {
 }
 
 /** An empty ESM project with the package and its peers; our declarations name no types of pg, which has none of its own. */
-function project({ nestjs, typeorm, reflectMetadata }, tarball) {
+function project({ nestjs, typeorm, pg, reflectMetadata }, tarball) {
   const directory = join(folder, `nestjs-${nestjs}`);
   mkdirSync(directory);
   writeJson(join(directory, 'package.json'), { name: 'consumer', private: true, type: 'module', overrides });
   const peers = ['common', 'core', 'platform-express', 'typeorm'].map((name) => `@nestjs/${name}@${nestjs}`);
   const others = [
-    ...['pg', 'rxjs', '@types/node'].map((name) => `${name}@${devDependencies[name]}`),
+    ...['rxjs', '@types/node'].map((name) => `${name}@${devDependencies[name]}`),
     `typeorm@${typeorm}`,
+    `pg@${pg}`,
     `reflect-metadata@${reflectMetadata}`,
     ...testPackages(Number(nestjs)),
   ];
@@ -92,7 +101,7 @@ function project({ nestjs, typeorm, reflectMetadata }, tarball) {
   return directory;
 }
 
-function useIn(directory, databaseUrl, major) {
+function useIn(directory, databaseUrl, major, compileWithOlder) {
   const installed = join(directory, 'node_modules', 'nestjs-idempotency');
   const files = readdirSync(installed, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
@@ -108,29 +117,13 @@ function useIn(directory, databaseUrl, major) {
   writeFileSync(join(directory, 'consumer.ts'), consumer(publicNames()));
   writeFileSync(join(directory, 'twice.mjs'), TWICE);
   writeFileSync(join(directory, 'older.cts'), OLDER);
-  for (const [moduleResolution, module, target, file] of [
-    ['bundler', 'esnext', 'es2023', 'consumer.ts'],
-    ['node10', 'commonjs', 'es2021', 'older.cts'],
-    ['nodenext', 'nodenext', 'es2023', 'consumer.ts'],
+  compileWithOlder(directory, major);
+  for (const [moduleResolution, options] of [
+    ['bundler', { target: 'es2023' }],
+    ['node', { ignoreDeprecations: '6.0' }],
+    ['nodenext', { target: 'es2023', outDir: 'out', noEmit: false }],
   ]) {
-    writeJson(join(directory, 'tsconfig.json'), {
-      compilerOptions: {
-        module,
-        moduleResolution,
-        target,
-        ignoreDeprecations: '6.0',
-        strict: true,
-        skipLibCheck: false,
-        experimentalDecorators: true,
-        emitDecoratorMetadata: true,
-        outDir: 'out',
-        rootDir: '.',
-        types: ['node'],
-        noEmit: moduleResolution !== 'nodenext',
-      },
-      files: [file],
-    });
-    step(`compile under ${moduleResolution}`, bin('tsc'), ['-p', directory]);
+    compile(bin('tsc'), directory, moduleResolution, options, step);
   }
 
   const environment = { cwd: directory, env: { ...process.env, DATABASE_URL: databaseUrl } };
