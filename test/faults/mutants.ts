@@ -221,7 +221,8 @@ export const MUTANTS: readonly Mutant[] = [
       {
         file: KEY_STORE,
         from: 'throw this.explain(error);',
-        to: 'results = await runBatch(client, this.prepared, [{ statement: commit }]);',
+        // with a row as that of the record, whose time is read behind it
+        to: "results = [{ tag: '', rows: [['0']] }, ...(await runBatch(client, this.prepared, [{ statement: commit }]))];",
       },
       { file: KEY_STORE, from: "if (tag !== 'COMMIT') {", to: 'if (tag === undefined) {' },
     ],
@@ -234,7 +235,7 @@ export const MUTANTS: readonly Mutant[] = [
       {
         file: REQUEST_RUN,
         from: '? await claims.outcomeOfLostCommit(this.claim, this.request)',
-        to: "? ('recorded' as const)",
+        to: "? ({ kind: 'recorded', expiresAt: new Date() } as const)",
       },
     ],
   },
