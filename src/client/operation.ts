@@ -83,6 +83,8 @@ export function operation(
   const id = PREFIX + name;
   const isOfTheWeb = 'getItem' in storage;
   const tabs = isOfTheWeb && storage === platform.localStorage ? platform.navigator?.locks : undefined;
+  // Where nobody else writes, or all are told. What another kind of storage reaches nobody knows: there keys are such that two
+  // who begin at the same time come to the same.
   const isAlone = tabs || storage === MEMORY || (isOfTheWeb && storage === platform.sessionStorage);
   const told = async (): Promise<string | undefined> =>
     (await tabs?.query())?.held.find((lock) => lock.name.startsWith(`${id}\n`))?.name.slice(id.length);
